@@ -1,0 +1,484 @@
+"""What the columns are: from a source and a (partial) schema to codes, under DP.
+
+    identifiers   noisy votes of the PII detector: which columns are dropped and regenerated, which are scrubbed
+    schema        noisy histograms over fixed grids: kind, decimals, range
+    vocabulary    stability histograms: categories, frequent values
+    one-way       the histogram of each column over its fine cells
+
+A fact that the schema declares is taken from there and costs nothing. Everything else comes out of a noisy answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import pandas as pd
+
+from dpsynth.encode.cells import FineCells, LabelCells, LineCells
+from dpsynth.encode.codec import Codec
+from dpsynth.encode.grid import (
+    SIGNIFICANT,
+    groups_worth,
+    intervals,
+    label_groups,
+    line_groups,
+    occupied_span,
+    smooth,
+)
+from dpsynth.encode.parse import MAX_DECIMALS, TIME_STEPS, Scale
+from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, StepOf
+from dpsynth.plan import Split
+from dpsynth.privacy.errors import SchemaError
+from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray, IntArray
+from dpsynth.privacy.table import Measurement, PrivateTable, Vocabulary
+from dpsynth.schema import Column, Kind, Schema
+from dpsynth.sources import SourceColumn
+
+Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id"]
+
+# How many different cells of a column the PII detector looks at, about.
+LOOKED_AT = 1500
+# An integer column spanning at most this many values gets a cell for each.
+WHOLE = 512
+MAX_LABELS = 64
+
+
+class Detector(Classifier, Protocol):
+    """The PII detector, as far as learning needs it."""
+
+    def scrub(self, texts: Sequence[str]) -> list[str]: ...
+
+
+class Steps(Protocol):
+    """Progress; see `console`."""
+
+    def stage(self, name: str, total: int | None = None) -> None: ...
+
+    def advance(self, n: int = 1) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnFacts:
+    """What became of one column. All of it is public, declared or bought.
+
+    column: its facts, filled in.  treatment: how its synthetic values are made.  reason: why, in words.
+    codec: how it is coded, where it is modelled.
+    """
+
+    column: Column
+    treatment: Treatment
+    reason: str
+    codec: Codec | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Domain:
+    """The columns in the table's order, and what was measured of them one by one.
+
+    histograms: noisy counts over the *groups* of each codec (the model's codes), by column; includes ROWS_PER_UNIT.
+    rows_codec: codec of the number of rows per unit, where there is a unit.  n_units / n_rows: noisy totals.
+    """
+
+    facts: tuple[ColumnFacts, ...]
+    histograms: Mapping[str, Measurement]
+    rows_codec: Codec | None
+    n_units: float
+    n_rows: int
+
+    @property
+    def codecs(self) -> tuple[Codec, ...]:
+        """Codecs of what the model sees, in order; rows per unit last."""
+        modelled = tuple(f.codec for f in self.facts if f.codec is not None)
+        return modelled + ((self.rows_codec,) if self.rows_codec else ())
+
+    @property
+    def schema(self) -> Schema:
+        return Schema(f.column for f in self.facts)
+
+
+def learn(
+    table: PrivateTable,
+    sources: Sequence[SourceColumn],
+    schema: Schema | None,
+    *,
+    split: Split,
+    detector: Detector | None,
+    key: str,
+    progress: Steps,
+) -> Domain:
+    """Fill in what the schema leaves open. detector: needed where a string column's kind is not declared."""
+    learner = _Learner(table, split, detector, key, progress)
+    return learner.run([_declared(source, schema) for source in sources], {s.name: s for s in sources})
+
+
+def _declared(source: SourceColumn, schema: Schema | None) -> Column:
+    """The schema's column, or one that holds what the source's type says."""
+    column = schema[source.name] if schema is not None and source.name in schema else Column(source.name)
+    if column.kind is not None or column.role == "identifier":
+        return column
+    by_type: dict[str, Kind] = {
+        "number": "numeric",
+        "integer": "numeric",
+        "boolean": "boolean",
+        "datetime": "datetime",
+        "timedelta": "timedelta",
+    }
+    kind = by_type.get(source.type)
+    return replace(column, kind=kind, integer=True if source.type == "integer" else None)
+
+
+class _Learner:
+    """One run of the four stages. Holds what each has found so far; every value in it is public or noisy."""
+
+    def __init__(
+        self, table: PrivateTable, split: Split, detector: Detector | None, key: str, progress: Steps
+    ) -> None:
+        self.table, self.split, self.detector, self.key, self.progress = table, split, detector, key, progress
+        self.total = table.account.reserved.mu_squared
+        self.reasons: dict[str, str] = {}
+        self.treatments: dict[str, Treatment] = {}
+        self.distinct: dict[str, float] = {}
+        self.ranges: dict[str, tuple[FloatArray, FloatArray]] = {}
+        self.steps: dict[str, float | None] = {}
+        self.vocabularies: dict[str, Vocabulary] = {}
+
+    def run(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> Domain:
+        columns = [self._unit(c) if c.name == self.table.unit else c for c in columns]
+        columns = self._identifiers(columns, sources)
+        columns = self._schema(columns, sources)
+        columns = self._vocabulary(columns)
+        return self._one_way(columns)
+
+    def _open(self, columns: list[Column]) -> list[Column]:
+        """Columns that are to be modelled."""
+        return [c for c in columns if self.treatments.get(c.name) not in ("fake", "id", "unit id")]
+
+    def _unit(self, column: Column) -> Column:
+        self.treatments[column.name] = "unit id"
+        self.reasons[column.name] = "names the privacy unit; replaced by surrogate ids"
+        return replace(column, kind="id", bounds=None, categories=None, integer=None, decimals=None, nullable=False)
+
+    # -- identifiers ---------------------------------------------------------------------------------------------------
+
+    def _identifiers(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> list[Column]:
+        for c in columns:
+            if c.role == "identifier" and c.name not in self.treatments:
+                self.treatments[c.name], self.reasons[c.name] = "fake", "declared an identifier"
+            elif c.kind == "id" and c.name not in self.treatments:
+                self.treatments[c.name], self.reasons[c.name] = "id", "declared an id; regenerated"
+        strings = [c for c in self._open(columns) if c.kind is None and sources[c.name].type == "string"]
+        if strings:
+            columns = self._vote(columns, [c.name for c in strings])
+        texts = [c.name for c in self._open(columns) if c.kind == "text"]
+        if texts:
+            self.progress.stage("scrubbing text", len(texts))
+        for name in texts:
+            self.treatments[name] = "scrubbed text"
+            self.table.rewrite(name, self._need_detector(name).scrub)
+            self.progress.advance()
+        return columns
+
+    def _need_detector(self, name: str) -> Detector:
+        if self.detector is None:
+            raise SchemaError(f"column {name!r} holds strings of no declared kind, so the PII detector must look at it")
+        return self.detector
+
+    def _vote(self, columns: list[Column], names: list[str]) -> list[Column]:
+        from dpsynth.privacy.pii import CELL_CLASSES, decide
+
+        self.progress.stage("looking for identifiers", len(names))
+        share = self.split.identifiers * self.total
+        counted = self.table.distinct(names, mu_squared=0.1 * share, stage="identifiers")
+        self.distinct = {name: float(m.values[0]) for name, m in zip(names, counted, strict=True)}
+        for name in names:
+            rate = min(1.0, LOOKED_AT / max(self.distinct[name], 1.0))
+            coding = IdentifierIn(name, self._need_detector(name), len(CELL_CLASSES), rate, self.key)
+            (votes,) = self.table.counts(
+                [[coding]], mu_squared=0.9 * share / len(names), stage="identifiers", labels=[f"votes on {name}"]
+            )
+            by_class = dict(zip(CELL_CLASSES, votes.values[: len(CELL_CLASSES)].tolist(), strict=True))
+            decision = decide(name, by_class, math.fsum(by_class.values()), votes.sigma)
+            self.reasons[name] = decision.reason
+            if decision.action == "drop":
+                self.treatments[name] = "fake"
+                update: dict[str, Any] = {"role": "identifier", "entity": decision.entity, "nullable": False}
+                columns = [replace(c, **update) if c.name == name else c for c in columns]
+            elif decision.action == "scrub":
+                columns = [replace(c, kind="text") if c.name == name else c for c in columns]
+            self.progress.advance()
+        return columns
+
+    # -- schema --------------------------------------------------------------------------------------------------------
+
+    def _schema(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> list[Column]:
+        self.progress.stage("learning the schema")
+        unknown = [c for c in self._open(columns) if c.kind is None]
+        # At most three questions a column (form, step, range), each an equal part of the stage.
+        each = self.split.schema * self.total / (3 * max(len(self._open(columns)), 1))
+        forms = self._ask([FormOf(c.name) for c in unknown], "form", each)
+        kinds = {c.name: _kind(m) for c, m in zip(unknown, forms, strict=True)}
+        columns = [replace(c, kind=kinds[c.name]) if c.name in kinds else c for c in columns]
+        lines = [c for c in self._open(columns) if c.kind in _SCALES]
+        stepless = [c for c in lines if not c.integer and c.decimals is None]
+        for c, m in zip(stepless, self._ask([StepOf(c.name, _SCALES[c.kind]) for c in stepless], "step", each), strict=True):
+            self.steps[c.name] = _step(m, _SCALES[c.kind])
+        boundless = [c for c in lines if c.bounds is None]
+        grids = [RangeOf(c.name, _SCALES[c.kind]) for c in boundless]
+        for grid, m in zip(grids, self._ask(grids, "range", each), strict=True):
+            counts = m.values[:-1]
+            first, last = occupied_span(counts, m.sigma)
+            self.ranges[grid.column] = grid.edges[first : last + 1], counts[first:last]
+        for c in lines:
+            if c.bounds is not None:
+                self.ranges[c.name] = _declared_range(c, self._step_of(c))
+        return columns
+
+    def _ask(self, codings: Sequence[Coding], what: str, each: float) -> list[Measurement]:
+        if not codings:
+            return []
+        labels = [f"{what} of {c.column}" for c in codings]
+        return self.table.counts([[c] for c in codings], mu_squared=each * len(codings), stage="schema", labels=labels)
+
+    def _step_of(self, column: Column) -> float | None:
+        if column.integer:
+            return 1.0
+        if column.decimals is not None:
+            return 10.0**-column.decimals
+        return self.steps.get(column.name)
+
+    # -- vocabulary ----------------------------------------------------------------------------------------------------
+
+    def _vocabulary(self, columns: list[Column]) -> list[Column]:
+        asked = [c.name for c in self._open(columns) if self._needs_vocabulary(c)]
+        self.progress.stage("finding frequent values", len(asked))
+        for name in asked:
+            self.vocabularies[name] = self.table.vocabulary(
+                name,
+                mu_squared=self.split.vocabulary * self.total / len(asked),
+                delta=self.table.account.reserved.delta / len(asked) * (1 - 1e-9),
+                stage="vocabulary",
+            )
+            self.progress.advance()
+        for c in self._open(columns):
+            found = self.vocabularies.get(c.name)
+            if c.kind == "categorical" and found and not found.values and self.distinct.get(c.name, 0) > LOOKED_AT:
+                self.treatments[c.name] = "id"
+                self.reasons[c.name] = "nearly all values differ; regenerated as ids"
+                columns = [replace(o, kind="id") if o.name == c.name else o for o in columns]
+        return columns
+
+    def _needs_vocabulary(self, column: Column) -> bool:
+        if column.kind in ("categorical", "text"):
+            return column.categories is None
+        if column.kind == "boolean":
+            return False
+        edges, _ = self.ranges[column.name]
+        step = self._step_of(column)
+        return step is None or (edges[-1] - edges[0]) / step > WHOLE
+
+    # -- one-way -------------------------------------------------------------------------------------------------------
+
+    def _one_way(self, columns: list[Column]) -> Domain:
+        modelled = self._open(columns)
+        cells: list[FineCells] = [self._cells(c) for c in modelled]
+        if self.table.unit is not None:
+            counts_to = tuple(float(k) for k in range(1, self.table.max_rows + 1))
+            cells.append(LineCells(ROWS_PER_UNIT, "number", counts_to, (), 1.0))
+        if not cells:
+            raise SchemaError("no column is left to model: all hold identifiers")
+        self.progress.stage("measuring columns")
+        rest = self.table.account.left.mu_squared - self.split.gate * self.total
+        budget = self.split.one_way * self.total if len(cells) > 1 else self.table.account.left.mu_squared
+        labels = ["rows per unit" if c.column == ROWS_PER_UNIT else c.column for c in cells]
+        fine = self.table.counts(
+            [[c] for c in cells], mu_squared=min(budget, rest) if len(cells) > 1 else budget, stage="one-way", labels=labels
+        )
+        fine = [self._combine(c, m) for c, m in zip(cells, fine, strict=True)]
+        n_units = float(np.mean([m.values.sum() for m in fine]))
+        # The noise that one table of a pair will carry, to choose how many groups a column is worth.
+        pair_sigma = math.sqrt(max(len(cells) - 1, 1) / max(0.55 * self.total, 1e-300))
+        codecs, histograms = [], {}
+        for c, m in zip(cells, fine, strict=True):
+            column = next((o for o in modelled if o.name == c.column), None)
+            codec = _codec(c, m, n_units, pair_sigma, column)
+            codecs.append(codec)
+            grouped = np.bincount(codec.groups, weights=m.values, minlength=codec.size)
+            histograms[c.column] = Measurement(values=grouped, sigma=m.sigma)
+        return self._domain(columns, codecs, histograms, n_units)
+
+    def _cells(self, column: Column) -> FineCells:
+        """The fine cells of one column."""
+        if column.kind == "boolean":
+            return LabelCells(column.name, ("False", "True"))
+        if column.kind in ("categorical", "text"):
+            found = self.vocabularies.get(column.name)
+            labels = column.categories if column.categories is not None else found.values if found else ()
+            return LabelCells(column.name, tuple(_label(v) for v in labels))
+        scale = _SCALES[column.kind]
+        edges, counts = self.ranges[column.name]
+        step = self._step_of(column)
+        if column.name not in self.vocabularies and step is not None:
+            low, high = math.ceil(edges[0] / step), math.ceil(edges[-1] / step)
+            whole = [round(i * step, 9) for i in range(low, max(high, low + 1))]
+            return LineCells(column.name, scale, tuple(map(float, whole)), (), step)
+        found_values = self.vocabularies[column.name].values
+        atoms = sorted({float(v) for v in _as_numbers(found_values, scale)})
+        return LineCells(column.name, scale, tuple(atoms), tuple(intervals(edges, counts, step).tolist()), step)
+
+    def _combine(self, cells: FineCells, measured: Measurement) -> Measurement:
+        """The one-way counts together with the vocabulary's, where both count the same labels (inverse variance)."""
+        found = self.vocabularies.get(cells.column)
+        if found is None or not isinstance(cells, LabelCells) or not found.values:
+            return measured
+        values = measured.values.copy()
+        w = measured.sigma**-2 / (measured.sigma**-2 + found.sigma**-2)
+        k = len(found.values)
+        values[:k] = w * values[:k] + (1 - w) * found.counts
+        return Measurement(values=values, sigma=measured.sigma)
+
+    def _domain(
+        self, columns: list[Column], codecs: list[Codec], histograms: dict[str, Measurement], n_units: float
+    ) -> Domain:
+        by_name = {c.column: c for c in codecs}
+        facts = []
+        for column in columns:
+            codec = by_name.get(column.name)
+            facts.append(
+                ColumnFacts(
+                    column=_filled(column, codec, self._step_of(column)) if codec else column,
+                    treatment=self.treatments.get(column.name, "modelled"),
+                    reason=self.reasons.get(column.name, "no identifiers: its type is not a string"),
+                    codec=codec,
+                )
+            )
+        rows_codec = by_name.get(ROWS_PER_UNIT)
+        n_rows = n_units
+        if rows_codec is not None:
+            # Rows weigh 1/k, so the cell of k holds the number of units with k rows.
+            n_rows = float(np.arange(1, self.table.max_rows + 1) @ (rows_codec.shares[:-1] * n_units))
+        return Domain(
+            facts=tuple(facts),
+            histograms=histograms,
+            rows_codec=rows_codec,
+            n_units=max(n_units, 1.0),
+            n_rows=max(round(n_rows), 1),
+        )
+
+
+_SCALES: dict[Kind | None, Scale] = {"numeric": "number", "datetime": "datetime", "timedelta": "timedelta"}
+
+
+def _kind(form: Measurement) -> Kind:
+    """The kind that most cells of a string column speak for."""
+    votes = form.values[1:]
+    known = max(float(votes.sum()), 1e-9)
+    if votes[FormOf.NUMBER - 1] >= 0.9 * known:
+        return "numeric"
+    if votes[FormOf.DATE - 1] >= 0.9 * known:
+        return "datetime"
+    return "text" if votes[FormOf.TEXT - 1] >= 0.5 * known else "categorical"
+
+
+def _step(measured: Measurement, scale: Scale) -> float | None:
+    """The coarsest step that all cells are multiples of, as far as the noise lets one see; None = no step."""
+    counts = measured.values[:-1]
+    finer = np.append(np.cumsum(counts[::-1])[::-1][1:], 0.0)
+    spread = measured.sigma * np.sqrt(np.arange(len(counts))[::-1] + 1)
+    first = int(np.argmax(finer <= np.maximum(SIGNIFICANT * spread, 0.002 * max(float(counts.sum()), 0.0))))
+    if scale != "number":
+        return float(TIME_STEPS[first])
+    return None if first > MAX_DECIMALS else 10.0**-first
+
+
+def _declared_range(column: Column, step: float | None) -> tuple[FloatArray, FloatArray]:
+    """Edges and (even) counts over declared bounds; the upper edge lies one step above the highest value."""
+    if column.bounds is None:
+        raise SchemaError(f"column {column.name!r} has no declared bounds")
+    if column.kind == "datetime":
+        low, high = (pd.Timestamp(str(b)).to_datetime64().astype("datetime64[us]").astype(np.int64) for b in column.bounds)
+    else:
+        factor = 1e6 if column.kind == "timedelta" else 1.0
+        low, high = (float(b) * factor for b in column.bounds)
+    top = float(high) + step if step else np.nextafter(float(high), math.inf)
+    return np.array([float(low), top]), np.ones(1)
+
+
+def _as_numbers(values: Sequence[object], scale: Scale) -> list[float]:
+    """Frequent values on the number line; those of a CSV file are still strings."""
+    from dpsynth.encode.parse import numbers
+    from dpsynth.privacy.source import Strings
+
+    if not values or not isinstance(values[0], str):
+        return [float(v) for v in values]  # type: ignore[arg-type]  # values of a numeric column
+    texts = np.array(values, dtype=object)
+    read = numbers(Strings(np.arange(len(texts), dtype=np.int32), texts), scale)
+    return [float(v) for v in read if not math.isnan(v)]
+
+
+def _label(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
+
+
+def _codec(cells: FineCells, measured: Measurement, n_units: float, pair_sigma: float, column: Column | None) -> Codec:
+    """Groups and shares of a column's fine cells from their noisy counts."""
+    at_most = groups_worth(n_units, pair_sigma)
+    counts = measured.values.copy()
+    declared = column.nullable if column is not None else False
+    seen = counts[cells.missing] > SIGNIFICANT * measured.sigma
+    known = counts[: cells.missing]
+    if isinstance(cells, LineCells):
+        first, last = occupied_span(known, measured.sigma) if not (column and column.bounds) else (0, len(known))
+        inside = (np.arange(len(known)) >= first) & (np.arange(len(known)) < last)
+        known = np.where(inside, known, 0.0)
+        groups = line_groups(np.maximum(known, 0.0), at_most)
+        weights = smooth(known, np.where(inside, cells.high - cells.low, 0.0), groups, measured.sigma)
+    else:
+        weights = np.maximum(known, 0.0)
+        if weights[cells.other] <= SIGNIFICANT * measured.sigma:
+            weights[cells.other] = 0.0
+        groups = label_groups(weights, MAX_LABELS)
+    empty = weights.sum() <= 0
+    if declared is None:
+        declared = bool(seen) or empty
+    missing = max(float(counts[cells.missing]), 0.0) if declared else 0.0
+    if empty and missing == 0:
+        (weights if not declared else counts)[0 if not declared else cells.missing] = 1.0
+        missing = 1.0 if declared else 0.0
+    # Missing cells of a column that has none by declaration or as far as one can see go with its largest group.
+    heaviest = int(np.argmax(np.bincount(groups, weights=weights))) if len(groups) else 0
+    groups = np.append(groups, groups.max(initial=-1) + 1 if declared else heaviest)
+    shares = np.append(weights, missing)
+    return Codec(cells, shares / shares.sum(), groups.astype(np.int64))
+
+
+def _filled(column: Column, codec: Codec, step: float | None) -> Column:
+    """The column with every fact filled in from its codec."""
+    cells = codec.cells
+    nullable = bool(codec.shares[cells.missing] > 0)
+    if isinstance(cells, LabelCells):
+        if column.kind == "boolean":
+            return replace(column, nullable=nullable)
+        if column.kind == "text":
+            return replace(column, nullable=True)
+        return replace(column, nullable=nullable, categories=column.categories or cells.labels or None)
+    held = np.flatnonzero(codec.shares[:-1] > 0)
+    bounds: Any = column.bounds
+    if bounds is None and len(held):
+        low, high = float(cells.low[held[0]]), float(cells.high[held].max())
+        is_interval = cells.high[held[-1]] > cells.low[held[-1]]
+        bounds = _bounds(low, high - step if is_interval and step else high, cells.scale)
+    if column.kind != "numeric":
+        return replace(column, nullable=nullable, bounds=bounds)
+    whole = step is not None and step >= 1
+    decimals = None if step is None or whole else round(-math.log10(step))
+    return replace(column, nullable=nullable, bounds=bounds, integer=whole, decimals=decimals)
+
+
+def _bounds(low: float, high: float, scale: Scale) -> tuple[Any, Any]:
+    if scale == "datetime":
+        return tuple(str(np.datetime64(int(v), "us")) for v in (low, high))  # type: ignore[return-value]  # two of them
+    return (low / 1e6, high / 1e6) if scale == "timedelta" else (low, high)

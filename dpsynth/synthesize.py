@@ -1,0 +1,274 @@
+"""The whole flow on one screen.
+
+    source -> detect -> schema/encode -> plan -> model (spends) -> sample -> check -> release
+
+`fit` runs the first five and measures the gate while the rows are at hand; everything after it is post-processing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from dpsynth import gate as gates
+from dpsynth.console import Progress, make_progress
+from dpsynth.gate import Gate
+from dpsynth.generate import draw, unit_weights
+from dpsynth.learn import Detector, learn
+from dpsynth.plan import Split
+from dpsynth.privacy.accountant import require_budget
+from dpsynth.privacy.budget import Account, budget_of
+from dpsynth.privacy.errors import ModelError, SchemaError
+from dpsynth.privacy.ledger import Ledger
+from dpsynth.privacy.noise import Noise
+from dpsynth.privacy.statement import PrivacyStatement
+from dpsynth.privacy.table import PrivateTable, Witness
+from dpsynth.schema import Schema
+from dpsynth.sources import Rows, read
+from dpsynth.synthesizer import LINEAGE, Synthesizer, load
+
+if TYPE_CHECKING:
+    from dpsynth.models.protocol import Generator
+
+__all__ = ["Synthesizer", "fit", "load"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Everything public that decides what a run does."""
+
+    epsilon: float
+    delta: float
+    schema: Schema | None
+    generator: Generator
+    gate: Gate
+    split: Split
+    device: str
+    seed: int
+    key: str
+
+
+def fit(
+    data: Any,
+    *,
+    epsilon: float,
+    delta: float = 1e-6,
+    schema: Schema | str | Path | None = None,
+    unit: str | None = None,
+    max_rows_per_unit: int | None = None,
+    model: str | Generator = "auto",
+    gate: Gate | Literal["auto"] = "auto",
+    ledger: Ledger | str | None = None,
+    dataset: str | None = None,
+    allow_synthetic: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+    insecure_seed: int | None = None,
+) -> Synthesizer:
+    """Learn a synthetic twin of a table under (epsilon, delta)-differential privacy.
+
+    data: pandas or polars DataFrame, pyarrow Table, or path of a CSV or Parquet file.
+    epsilon, delta: the whole budget: schema learning, model and gate together.
+    schema: public facts (`Schema` or the path of its JSON); what it leaves open is learned from a part of epsilon.
+    unit, max_rows_per_unit: column that names the privacy unit, and the most rows a unit contributes; default: a row.
+    model: "auto", "mst", or settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
+    ledger: where the spending is booked (default: $DPSYNTH_LEDGER or the user's own).  dataset: the ledger's name for it.
+    allow_synthetic: accept a table that dpsynth itself made.
+    device: "auto", "cpu", "cuda", ...  progress: show a bar on stderr, if that is a terminal.
+    insecure_seed: for tests alone; makes the noise repeatable and the result NOT PRIVATE.
+
+    Guarantee: everything in the returned object but its in-process `layout` is (epsilon, delta)-DP under add/remove of one
+    unit. The budget is reserved in the ledger before a row is looked at; a crash leaves it spent.
+    Raises SchemaError, PIIError, BudgetExceeded, LedgerError, PrivacyError, ModelError.
+    """
+    require_budget(epsilon, delta)
+    rng_seed, key = _public_randomness(insecure_seed)
+    settings = Settings(
+        epsilon=float(epsilon),
+        delta=float(delta),
+        schema=Schema.load(schema) if isinstance(schema, str | Path) else schema,
+        generator=_generator(model),
+        gate=Gate() if gate == "auto" else gate,
+        split=Split(),
+        device=_device(device),
+        seed=rng_seed,
+        key=key,
+    )
+    if not allow_synthetic:
+        _refuse_synthetic(data)
+    with make_progress(progress) as steps:
+        steps.stage("reading")
+        rows = read(data)
+        book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+        return fit_rows(
+            rows,
+            settings,
+            unit=unit,
+            max_rows=max_rows_per_unit,
+            ledger=book,
+            dataset=dataset,
+            noise=Noise(insecure_seed=insecure_seed),
+            progress=steps,
+        )
+
+
+def fit_rows(
+    rows: Rows,
+    settings: Settings,
+    *,
+    unit: str | None,
+    max_rows: int | None,
+    ledger: Ledger,
+    dataset: str | None,
+    noise: Noise,
+    progress: Progress,
+    witness: Witness | None = None,
+) -> Synthesizer:
+    """The stages of `fit` on rows that have been read. witness: for the neighbour replay of tests alone."""
+    _check_schema(rows, settings.schema)
+    source = rows.source(unit, max_rows)
+    detector = _detector(rows, settings.schema, unit)
+
+    budget = budget_of(settings.epsilon, settings.delta)
+    record = ledger.dataset(name=dataset, fingerprint=ledger.fingerprint(rows.row_hashes), unit=unit or "row")
+    reservation = ledger.reserve(dataset=record, cost=budget, delta=settings.delta, label="fit")
+
+    table = PrivateTable(source, account=Account(budget), noise=noise, witness=witness)
+    domain = learn(
+        table,
+        rows.columns,
+        settings.schema,
+        split=settings.split,
+        detector=detector,
+        key=settings.key,
+        progress=progress,
+    )
+    gate_slice = settings.split.gate * budget.mu_squared
+    for_model = max(table.account.left.mu_squared - gate_slice, 0.0)
+    model = settings.generator.fit(
+        table,
+        domain.codecs,
+        domain.histograms,
+        n_units=domain.n_units,
+        mu_squared=for_model,
+        selection_share=settings.split.selection / (1 - settings.split.gate),
+        device=settings.device,
+        progress=progress,
+    )
+    progress.stage("measuring the gate")
+    codes, _ = draw(domain, model, domain.n_rows, {}, np.random.default_rng(settings.seed))
+    measured = gates.measure(
+        table, domain.codecs, codes, unit_weights(domain, codes), settings.gate, table.account.left.mu_squared
+    )
+    progress.stage("booking")
+    head = ledger.commit(reservation, table.account.events)
+    statement = PrivacyStatement(
+        epsilon=settings.epsilon,
+        delta=settings.delta,
+        unit=unit or "row",
+        max_rows_per_unit=source.max_rows,
+        neighbours="add or remove one unit",
+        events=table.account.events,
+        public=_public(rows, settings.schema, unit, source.max_rows),
+        dataset=record.id,
+        run=reservation.id,
+        ledger_head=head,
+        insecure=noise.insecure,
+        mechanism={
+            "noise": "rounded Gaussian on integer counts, ChaCha20 keyed by the operating system",
+            "accountant": "exact Gaussian-DP composition as a filter; stability histograms add their delta",
+        },
+        version=_version(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return Synthesizer(
+        domain=domain, model=model, privacy=statement, gate=measured, seed=settings.seed, layout=rows.layout
+    )
+
+
+def _public_randomness(insecure_seed: int | None) -> tuple[int, str]:
+    """(seed of the reference table, key by which the detector picks cells); fresh unless a test says otherwise."""
+    if insecure_seed is None:
+        return secrets.randbits(63), secrets.token_hex(8)
+    warnings.warn("insecure_seed makes the noise repeatable: the result is NOT PRIVATE", stacklevel=3)
+    digest = hashlib.sha256(f"insecure {insecure_seed}".encode()).hexdigest()
+    return int(digest[:15], 16), digest[-16:]
+
+
+def _generator(model: str | Generator) -> Generator:
+    from dpsynth.models.marginals.mst import MST
+
+    if not isinstance(model, str):
+        return model
+    if model not in ("auto", "mst"):
+        raise ModelError("model must be 'auto', 'mst', or settings such as dpsynth.models.MST()")
+    return MST()
+
+
+def _device(device: str) -> str:
+    import torch
+
+    if device != "auto":
+        try:
+            return str(torch.device(device))
+        except RuntimeError:
+            raise ModelError("device must be 'auto', 'cpu', 'cuda' or another name that torch knows") from None
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _check_schema(rows: Rows, schema: Schema | None) -> None:
+    names = {c.name for c in rows.columns}
+    for column in schema.columns if schema is not None else ():
+        if column.name not in names:
+            raise SchemaError(f"the schema's column {column.name!r} is not in the table")
+
+
+def _detector(rows: Rows, schema: Schema | None, unit: str | None) -> Detector | None:
+    """The PII detector, if a column needs it: loaded before anything is reserved, so that it fails without cost."""
+
+    def needed(name: str, source_type: str) -> bool:
+        declared = schema[name] if schema is not None and name in schema else None
+        if name == unit or (declared is not None and declared.role == "identifier"):
+            return False
+        kind = declared.kind if declared is not None else None
+        return kind == "text" or (kind is None and source_type == "string")
+
+    if not any(needed(c.name, c.type) for c in rows.columns):
+        return None
+    from dpsynth.privacy.pii import load_detector
+
+    return load_detector()
+
+
+def _public(rows: Rows, schema: Schema | None, unit: str | None, max_rows: int) -> tuple[str, ...]:
+    """What was taken as public, by name."""
+    out = ["names and order of the columns", "that a column holds numbers, times, truth values or strings"]
+    out += [f"{c.name}: whole numbers, by the file's type" for c in rows.columns if c.type == "integer"]
+    if unit is not None:
+        out.append(f"{unit} names the privacy unit; a unit contributes at most {max_rows} rows")
+    for column in schema.columns if schema is not None else ():
+        if column.declared:
+            out.append(f"{column.name}: {', '.join(column.declared)} (declared)")
+    return tuple(out)
+
+
+def _refuse_synthetic(data: Any) -> None:
+    """Training on synthetic data loses tails and rare groups with each generation; it must be asked for."""
+    folder = Path(data).parent if isinstance(data, str | Path) else None
+    marked = folder is not None and (folder / "manifest.json").exists() and (folder / "privacy.json").exists()
+    if marked or LINEAGE in getattr(data, "attrs", {}):
+        raise SchemaError("this table was made by dpsynth; pass allow_synthetic=True to learn from synthetic data")
+
+
+def _version() -> str:
+    from dpsynth import __version__
+
+    return __version__

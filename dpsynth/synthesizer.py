@@ -1,0 +1,266 @@
+"""What a fit returns: a synthetic table as often as one likes, the privacy statement, and a folder on disk."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dpsynth import gate as gates
+from dpsynth.encode.cells import LabelCells
+from dpsynth.encode.codec import Codec
+from dpsynth.generate import condition, draw, table_of, unit_weights
+from dpsynth.learn import ColumnFacts, Domain
+from dpsynth.models.protocol import TableModel
+from dpsynth.privacy.errors import ModelError, SchemaError
+from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray, Numbers, Strings
+from dpsynth.privacy.statement import PrivacyStatement
+from dpsynth.privacy.table import Measurement
+from dpsynth.schema import Column, Schema
+from dpsynth.sources import Layout, read
+
+FORMAT = "dpsynth-model/1"
+# Marks synthetic frames, so that a fit on its own output is noticed. pandas keeps it in Parquet files, too.
+LINEAGE = "dpsynth.synthetic"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Synthesizer:
+    """A fitted model with all that belongs to it. Everything in it but `layout` is under DP, and saved.
+
+    domain: columns, codecs and histograms.  model: the distribution over codes.  privacy: the statement.
+    gate: what the gate's slice bought.  seed: public seed of the table that the gate measured and `release` writes.
+    layout: the input's looks; in the owner's process only.
+    """
+
+    domain: Domain
+    model: TableModel
+    privacy: PrivacyStatement
+    gate: gates.GateMeasurement
+    seed: int
+    layout: Layout | None = None
+
+    def __repr__(self) -> str:
+        unit = f"unit {self.privacy.unit!r}"
+        return f"Synthesizer({len(self.facts)} columns, about {self.n_rows:,} rows, {unit}, {self.privacy!r})"
+
+    @property
+    def schema(self) -> Schema:
+        """The columns with every fact filled in, declared or learned under DP."""
+        return self.domain.schema
+
+    @property
+    def n_rows(self) -> int:
+        """DP estimate of the table's number of rows."""
+        return self.domain.n_rows
+
+    @property
+    def facts(self) -> dict[str, ColumnFacts]:
+        """What became of each column."""
+        return {f.column.name: f for f in self.domain.facts}
+
+    @property
+    def tree(self) -> list[tuple[str, str]]:
+        """Pairs of columns whose tables were measured."""
+        return [pair for pair in self.model.pairs if ROWS_PER_UNIT not in pair]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the data should know, in plain words."""
+        return tuple(_notes(self.domain))
+
+    def one_way(self, name: str) -> pd.Series[float]:
+        """The column's shares under DP by label or interval; sums to 1.
+
+        Raises SchemaError for a column that is not modelled.
+        """
+        codec = self._codec(name)
+        return pd.Series(codec.shares, index=list(codec.cells.describe()), name=name)
+
+    def sample(
+        self, n: int | None = None, *, where: Mapping[str, Any] | None = None, seed: int | None = None
+    ) -> Any:
+        """Synthetic rows in the input's frame type, columns, order and dtypes. Free: as often as you like.
+
+        n: number of rows; None = about as many as the source (and without `where` and `seed`, the very table that the
+        gate measured).  where: column -> value that every row has; sampled from the model, not by rejection.
+        seed: makes the draw repeatable; it has no part in privacy.
+        Raises SchemaError for a column or value that cannot be conditioned on.
+        """
+        table = self._table(n, dict(where or {}), seed)
+        table.attrs[LINEAGE] = self.privacy.run
+        return self.layout.restore(table) if self.layout is not None else table
+
+    def sample_typed(self, n: int | None = None, *, seed: int | None = None) -> pd.DataFrame:
+        """Like `sample`, in types learned under DP instead of the input's: what a release writes."""
+        table = self._table(n, {}, seed)
+        table.attrs[LINEAGE] = self.privacy.run
+        return table
+
+    def reference(self) -> tuple[IntArray, FloatArray]:
+        """The coded table that the gate measured, and how many units each of its rows stands for."""
+        codes, _ = draw(self.domain, self.model, self.n_rows, {}, np.random.default_rng(self.seed))
+        return codes, unit_weights(self.domain, codes)
+
+    def drift(self, table: pd.DataFrame) -> tuple[float, float]:
+        """Mean 1-way and 2-way TVD between a synthetic table and the one that the gate measured."""
+        codecs = [f.codec for f in self.domain.facts if f.codec is not None]
+        cells = read(table).cells
+        coded = np.stack([c.encode(cells[c.column]) for c in codecs], axis=1)
+        reference, weights = self.reference()
+        even = _row_weights(self.domain, table)
+        return gates.drift(codecs, reference[:, : len(codecs)], coded, (weights, even))
+
+    def _table(self, n: int | None, where: dict[str, Any], seed: int | None) -> pd.DataFrame:
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0):
+            raise SchemaError("n must be a whole number of rows, 0 or more")
+        if seed is None:
+            seed = self.seed if n is None and not where else secrets.randbits(63)
+        rng = np.random.default_rng(seed)
+        evidence, fixed = {}, {}
+        for name, value in where.items():
+            codec = self._codec(name)
+            evidence[name], fixed[name] = condition(codec, self.facts[name].column, value)
+        codes, unit_ids = draw(self.domain, self.model, self.n_rows if n is None else int(n), evidence, rng)
+        modelled = sum(f.codec is not None for f in self.domain.facts)
+        return table_of(self.domain.facts, codes[:, :modelled], unit_ids, fixed, rng)
+
+    def _codec(self, name: str) -> Codec:
+        fact = self.facts.get(name)
+        if fact is None:
+            raise SchemaError(f"there is no column {name!r}")
+        if fact.codec is None:
+            raise SchemaError(f"column {name!r} is not modelled ({fact.treatment})")
+        return fact.codec
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a folder: model.safetensors and model.json. Nothing is pickled, nothing raw is in it."""
+        from safetensors.numpy import save_file
+
+        folder = Path(path)
+        arrays, body = self.model.state()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "model.safetensors")
+            text = json.dumps(
+                {
+                    "format": FORMAT,
+                    "domain": _domain_to_json(self.domain),
+                    "model": body,
+                    "privacy": self.privacy.to_json(),
+                    "gate": self.gate.to_json(),
+                    "seed": self.seed,
+                }
+            )
+            (folder / "model.json").write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ModelError(f"the model cannot be written: {error.strerror}") from None
+
+
+def load(path: str | Path) -> Synthesizer:
+    """A saved synthesizer. Its samples have types learned under DP; the input's own dtypes are not saved.
+
+    Raises ModelError where the folder does not hold a whole model.
+    """
+    from safetensors.numpy import load_file
+
+    from dpsynth.models.marginals.field import MarkovField
+
+    folder = Path(path)
+    try:
+        body = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        arrays = load_file(folder / "model.safetensors")
+    except OSError as error:
+        raise ModelError(f"no model can be read from {folder}: {error.strerror or 'not found'}") from None
+    except Exception as error:
+        raise ModelError(f"the model in {folder} is damaged ({type(error).__name__})") from None
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise ModelError(f"not a saved model of this version (expected format {FORMAT!r})")
+    try:
+        return Synthesizer(
+            domain=_domain_from_json(body["domain"]),
+            model=MarkovField.from_state(arrays, body["model"]),
+            privacy=PrivacyStatement.from_json(body["privacy"]),
+            gate=gates.GateMeasurement.from_json(body["gate"]),
+            seed=int(body["seed"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"the model in {folder} is damaged ({type(error).__name__})") from None
+
+
+def _row_weights(domain: Domain, table: pd.DataFrame) -> FloatArray:
+    """1/k for each row of a table with a unit column; 1 without."""
+    unit = next((f.column.name for f in domain.facts if f.treatment == "unit id"), None)
+    if unit is None:
+        return np.ones(len(table))
+    return 1 / table.groupby(unit)[unit].transform("size").to_numpy(np.float64)
+
+
+def _notes(domain: Domain) -> list[str]:
+    out = []
+    for fact in domain.facts:
+        name, codec = fact.column.name, fact.codec
+        if fact.treatment == "fake":
+            kind = fact.column.entity or "identifier"
+            out.append(f"{name}: values are made up ({kind}, from ranges that no real person has).")
+        elif fact.treatment == "id":
+            out.append(f"{name}: ids are made up.")
+        elif codec is not None and isinstance(codec.cells, LabelCells):
+            if not codec.cells.labels:
+                out.append(f"{name}: no value is held by enough units to be released; the column is empty.")
+            elif (other := float(codec.shares[codec.cells.other])) > 0.001:
+                way = "are left empty" if fact.treatment == "scrubbed text" else "are replaced by frequent ones"
+                out.append(f"{name}: about {other:.1%} of the rows hold rare values, which {way}.")
+        if fact.treatment == "scrubbed text":
+            out.append(f"{name}: only texts that recur in many units, without their identifiers, are kept.")
+    if domain.rows_codec is not None:
+        out.append("Rows of one unit are drawn independently: what ties a unit's rows together is not modelled.")
+    out.append("Dependence is modelled for the measured pairs of columns and what follows from them.")
+    return out
+
+
+def _domain_to_json(domain: Domain) -> dict[str, Any]:
+    return {
+        "facts": [
+            {
+                "column": f.column.to_json(),
+                "treatment": f.treatment,
+                "reason": f.reason,
+                "codec": f.codec.to_json() if f.codec else None,
+            }
+            for f in domain.facts
+        ],
+        "histograms": {k: {"values": m.values.tolist(), "sigma": m.sigma} for k, m in domain.histograms.items()},
+        "rows_codec": domain.rows_codec.to_json() if domain.rows_codec else None,
+        "n_units": domain.n_units,
+        "n_rows": domain.n_rows,
+    }
+
+
+def _domain_from_json(obj: dict[str, Any]) -> Domain:
+    def codec(body: dict[str, Any] | None) -> Codec | None:
+        return Codec.from_json(body) if body else None
+
+    return Domain(
+        facts=tuple(
+            ColumnFacts(
+                column=Column.from_json(f["column"]),
+                treatment=f["treatment"],
+                reason=f["reason"],
+                codec=codec(f["codec"]),
+            )
+            for f in obj["facts"]
+        ),
+        histograms={
+            k: Measurement(values=np.array(m["values"]), sigma=m["sigma"]) for k, m in obj["histograms"].items()
+        },
+        rows_codec=codec(obj["rows_codec"]),
+        n_units=obj["n_units"],
+        n_rows=obj["n_rows"],
+    )

@@ -1,0 +1,136 @@
+"""Maximum entropy given noisy tables, by its dual.
+
+With N units, base measure q (product of the noisy one-way shares) and measured tables y_i of noise sd sigma_i, fit the
+log-linear model p(x) ~ q(x) exp(sum_i theta_i[x_i]) that minimises
+
+    N log Z(theta) - sum_i <theta_i, y_i> + 1/2 sum_i lambda sigma_i^2 |theta_i|^2.
+
+At the minimum each table of the model is y_i - lambda sigma_i^2 theta_i: the measured one, give or take its noise. The
+objective is smooth, convex and unconstrained, so L-BFGS finds it in about a hundred sweeps; mirror descent on the primal
+(McKenna et al., "Graphical-model based estimation and inference for differential privacy", 2019) takes thousands.
+
+Only log Z is written down; automatic differentiation of the upward sweep *is* the downward sweep, and the gradient of
+log Z with respect to clique potentials is the clique marginals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from dpsynth.models.marginals.junction_tree import Clique, JunctionTree
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """A noisy table: attributes in ascending order, values of shape sizes[attributes] in units, noise sd of each cell."""
+
+    attributes: Clique
+    values: torch.Tensor
+    sigma: torch.Tensor
+
+
+def log_partition(tree: JunctionTree, potentials: Sequence[torch.Tensor]) -> torch.Tensor:
+    """log of the sum over all rows of exp(sum of clique potentials); scalar, differentiable.
+
+    potentials: one log-space tensor for each clique, of shape sizes[clique].
+    """
+    messages: list[list[tuple[Clique, torch.Tensor]]] = [[] for _ in tree.cliques]
+    total = potentials[0].new_zeros(())
+    for i in range(len(tree.cliques) - 1, -1, -1):
+        clique, separator = tree.cliques[i], tree.separators[i]
+        belief = potentials[i]
+        for attributes, message in messages[i]:
+            belief = belief + _expand(message, attributes, clique)
+        summed = [axis for axis, a in enumerate(clique) if a not in separator]
+        up = torch.logsumexp(belief, dim=summed) if summed else belief
+        if separator:
+            messages[tree.parents[i]].append((separator, up))
+        else:
+            total = total + up
+    return total
+
+
+def clique_marginals(tree: JunctionTree, potentials: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Probabilities of each clique's cells, as gradients of log Z."""
+    leaves = [p.detach().requires_grad_() for p in potentials]
+    with torch.enable_grad():
+        return list(torch.autograd.grad(log_partition(tree, leaves), leaves))
+
+
+def _expand(tensor: torch.Tensor, attributes: Clique, clique: Clique) -> torch.Tensor:
+    """View a tensor over `attributes` so that it broadcasts over `clique` (both ascending)."""
+    sizes = dict(zip(attributes, tensor.shape, strict=True))
+    return tensor.reshape([sizes.get(a, 1) for a in clique])
+
+
+def fit_potentials(
+    tree: JunctionTree,
+    base: Sequence[torch.Tensor],
+    tables: Sequence[Table],
+    *,
+    n_units: float,
+    regularisation: float,
+    iterations: int,
+) -> list[torch.Tensor]:
+    """Clique potentials (log space, normalised to log Z = 0) of the maximum-entropy model; see the module's docstring.
+
+    base: log of each attribute's noisy shares, shape (sizes[a],).  tables: what was measured; each must lie in a clique.
+    regularisation: lambda.  iterations: limit for L-BFGS; it stops earlier when it has converged.
+    """
+    homes = [tree.home(t.attributes) for t in tables]
+    fixed = [base[0].new_zeros([tree.sizes[a] for a in clique]) for clique in tree.cliques]
+    for a, log_share in enumerate(base):
+        i = tree.home((a,))
+        fixed[i] = fixed[i] + _expand(log_share, (a,), tree.cliques[i])
+    # Preconditioner: the dual's curvature in a cell is about lambda sigma^2 + the cell's count.
+    scales = [(regularisation * t.sigma**2 + t.values.clamp(min=1.0)).rsqrt() for t in tables]
+    weights = [torch.zeros_like(s).requires_grad_() for s in scales]
+
+    def potentials() -> list[torch.Tensor]:
+        out = list(fixed)
+        for table, home, scale, weight in zip(tables, homes, scales, weights, strict=True):
+            out[home] = out[home] + _expand(scale * weight, table.attributes, tree.cliques[home])
+        return out
+
+    def objective() -> torch.Tensor:
+        value = n_units * log_partition(tree, potentials())
+        for table, scale, weight in zip(tables, scales, weights, strict=True):
+            theta = scale * weight
+            value = value - (theta * table.values).sum() + 0.5 * regularisation * ((table.sigma * theta) ** 2).sum()
+        return value / n_units
+
+    if tables:
+        _minimise(objective, weights, iterations)
+    with torch.no_grad():
+        fitted = potentials()
+        fitted[0] = fitted[0] - log_partition(tree, fitted)
+    return fitted
+
+
+def _minimise(objective: object, weights: list[torch.Tensor], iterations: int) -> None:
+    optimiser = torch.optim.LBFGS(
+        weights,
+        max_iter=iterations,
+        history_size=10,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-9,
+        tolerance_change=1e-12,
+    )
+
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        value: torch.Tensor = objective()  # type: ignore[operator]  # a function without arguments
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimiser.step(closure)
+
+
+def default_regularisation(tables: Sequence[Table]) -> float:
+    """lambda about 0.3 over the mean noise: measured on census tables at epsilon .1 to 10, flat within a factor 2."""
+    sigmas = [float(t.sigma.mean()) for t in tables if len(t.attributes) > 1]
+    return 0.3 / max(math.fsum(sigmas) / len(sigmas), 1e-9) if sigmas else 1.0

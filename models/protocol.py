@@ -1,0 +1,59 @@
+"""The seam between the flow and what learns.
+
+A `Generator` is a configuration that spends a budget on rows behind a `PrivateTable` and returns a `TableModel`, from which
+codes are drawn as often as one likes: drawing is post-processing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from dpsynth.encode.codec import Codec
+from dpsynth.privacy.source import FloatArray, IntArray
+from dpsynth.privacy.table import Measurement, PrivateTable
+
+
+class Steps(Protocol):
+    """Progress of a long run."""
+
+    def stage(self, name: str, total: int | None = None) -> None: ...
+
+    def advance(self, n: int = 1) -> None: ...
+
+
+class TableModel(Protocol):
+    """A distribution over coded rows, learned under DP."""
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """Pairs of columns whose tables were measured."""
+
+    def sample(self, n: int, *, rng: np.random.Generator, evidence: Mapping[str, FloatArray]) -> IntArray:
+        """n coded rows, shape (n, columns), from the model tilted by `evidence`: column -> non-negative weight of each code.
+
+        Raises ModelError where the evidence leaves no row possible.
+        """
+
+    def state(self) -> tuple[dict[str, FloatArray], dict[str, Any]]:
+        """(arrays, JSON) from which `load_model` makes the same model: an allow-list, nothing else is saved."""
+
+
+class Generator(Protocol):
+    """A model's public settings."""
+
+    def fit(
+        self,
+        table: PrivateTable,
+        codecs: Sequence[Codec],
+        histograms: Mapping[str, Measurement],
+        *,
+        n_units: float,
+        mu_squared: float,
+        selection_share: float,
+        device: str,
+        progress: Steps,
+    ) -> TableModel:
+        """Spend `mu_squared` on the coded columns. histograms: their noisy one-way counts, paid for already."""

@@ -1,0 +1,217 @@
+"""Where private rows live, and the counting protocol through which alone they are asked.
+
+A `CountingSource` answers exact, unit-bounded integer counts; it never leaves `PrivateTable`, which adds the noise. Rows
+are described by *codings*: small values that say how the cells of one column become codes 0..size-1. The protocol
+asks nothing else, so a database or a cluster can implement it: sums of integers are the same in every partitioning.
+
+Bounding. With a privacy unit, each unit keeps at most `max_rows` rows (the choice depends on the unit's own rows only)
+and its k kept rows weigh floor(scale / k) each: a unit's rows add up to at most `scale` over all cells of any count
+array. Adding or removing a unit therefore moves a count array by at most `scale` in L1, hence in L2. Without a unit, every row
+weighs 1 and scale is 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dpsynth.privacy.errors import PrivacyError
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+# The name under which codings see how many rows the row's unit holds (after bounding). Not a column of the table.
+ROWS_PER_UNIT = "\x00rows per unit"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Numbers:
+    """Cells of a numeric column: float64, NaN = missing (also for infinite values). Dates are microseconds since 1970."""
+
+    data: FloatArray
+
+    def __repr__(self) -> str:
+        return "Numbers(private)"
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Strings:
+    """Cells of a column of strings: `uniques[codes[i]]` is the cell of row i, code -1 = missing."""
+
+    codes: npt.NDArray[np.int32]
+    uniques: npt.NDArray[np.object_]
+
+    def __repr__(self) -> str:
+        return "Strings(private)"
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+Cells = Numbers | Strings
+
+# Strings to strings, one for one.
+Rewrite = Callable[[Sequence[str]], Sequence[str]]
+
+
+class Coding(Protocol):
+    """How the cells of one column become codes: a function of each cell alone, never of the other rows."""
+
+    @property
+    def column(self) -> str: ...
+
+    @property
+    def size(self) -> int:
+        """Number of codes."""
+
+    def encode(self, cells: Cells) -> IntArray:
+        """Codes in [0, size), one for each cell."""
+
+
+class CountingSource(Protocol):
+    """Exact, unit-bounded integer counts of private rows. Implemented in memory here; by a database or cluster elsewhere."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names (public)."""
+
+    @property
+    def unit(self) -> str | None:
+        """The column that names the privacy unit; None where each row is one."""
+
+    @property
+    def max_rows(self) -> int:
+        """Rows that a unit may contribute."""
+
+    @property
+    def scale(self) -> int:
+        """Bound on a unit's total weight in any count array."""
+
+    def count(self, queries: Sequence[Sequence[Coding]]) -> list[IntArray]:
+        """For each set of codings its contingency table, flat in C order, in weighted integer counts."""
+
+    def count_values(self, column: str) -> tuple[npt.NDArray[np.object_], IntArray]:
+        """The values that occur in a column (missing excluded) and their weighted counts."""
+
+    def count_distinct(self, column: str) -> int:
+        """How many different values occur; one unit moves it by at most `max_rows`."""
+
+    def rewrite(self, column: str, function: Rewrite) -> None:
+        """Replace each string of a column by a function of that string alone (scrubbing): free, row by row."""
+
+    def stream(self, codings: Sequence[Coding]) -> Iterator[tuple[IntArray, IntArray]]:
+        """Encoded rows in chunks: codes of shape (rows, codings) and the unit number of each row."""
+
+
+def unit_scale(max_rows: int) -> int:
+    """A scale that every k <= max_rows divides where that is small; else one that makes the rounding of 1/k negligible."""
+    return math.lcm(*range(1, max_rows + 1)) if max_rows <= 10 else 2**20
+
+
+class MemorySource:
+    """Rows held in memory, column by column.
+
+    columns: name -> cells, all of one length.  units: for each row the number of its unit, or None where a row is a unit.
+    row_hashes: a 64-bit hash of each row, by which a unit with too many rows keeps the same ones in every order of rows.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Cells],
+        *,
+        row_hashes: npt.NDArray[np.uint64],
+        unit: str | None = None,
+        units: IntArray | None = None,
+        max_rows: int = 1,
+    ) -> None:
+        self.unit, self.max_rows = unit, max_rows
+        self.scale = 1 if units is None else unit_scale(max_rows)
+        self._columns = dict(columns)
+        self._encoded: dict[Coding, IntArray] = {}
+        n = len(row_hashes)
+        self._units = np.arange(n) if units is None else units
+        self._weights: IntArray | None = None
+        if units is not None:
+            kept = _keep(units, row_hashes, max_rows)
+            self._columns = {name: _take(cells, kept) for name, cells in self._columns.items()}
+            self._units = units[kept]
+            rows_per_unit = np.bincount(self._units)[self._units]
+            self._weights = self.scale // rows_per_unit
+            self._columns[ROWS_PER_UNIT] = Numbers(rows_per_unit.astype(np.float64))
+
+    def __repr__(self) -> str:
+        return f"MemorySource({len(self.names)} columns, private rows)"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in self._columns if name != ROWS_PER_UNIT)
+
+    def count(self, queries: Sequence[Sequence[Coding]]) -> list[IntArray]:
+        return [self._count(tuple(query)) for query in queries]
+
+    def count_values(self, column: str) -> tuple[npt.NDArray[np.object_], IntArray]:
+        cells = self._columns[column]
+        if isinstance(cells, Strings):
+            present = cells.codes >= 0
+            totals = self._tally(cells.codes[present].astype(np.int64), len(cells.uniques), present)
+            occurring = totals > 0
+            return cells.uniques[occurring], totals[occurring]
+        present = ~np.isnan(cells.data)
+        values, inverse = np.unique(cells.data[present], return_inverse=True)
+        return values.astype(object), self._tally(inverse, len(values), present)
+
+    def count_distinct(self, column: str) -> int:
+        return len(self.count_values(column)[0])
+
+    def rewrite(self, column: str, function: Rewrite) -> None:
+        cells = self._columns[column]
+        if not isinstance(cells, Strings):
+            raise PrivacyError(f"column {column!r} holds no strings to rewrite")
+        texts = np.array(function(list(cells.uniques)), dtype=object)
+        uniques, inverse = np.unique(texts, return_inverse=True)
+        codes = np.append(inverse, -1)[cells.codes].astype(np.int32)
+        self._columns[column] = Strings(codes, uniques)
+        self._encoded = {coding: codes for coding, codes in self._encoded.items() if coding.column != column}
+
+    def stream(self, codings: Sequence[Coding]) -> Iterator[tuple[IntArray, IntArray]]:
+        codes = np.stack([self._codes(c) for c in codings], axis=1) if codings else np.zeros((len(self._units), 0), int)
+        for start in range(0, len(codes), 2**16):
+            yield codes[start : start + 2**16], self._units[start : start + 2**16]
+
+    def _count(self, query: tuple[Coding, ...]) -> IntArray:
+        flat = np.zeros(len(self._units), np.int64)
+        for coding in query:
+            flat = flat * coding.size + self._codes(coding)
+        return self._tally(flat, math.prod(c.size for c in query), slice(None))
+
+    def _tally(self, codes: IntArray, size: int, rows: npt.NDArray[np.bool_] | slice) -> IntArray:
+        """Sum of the rows' weights for each code."""
+        if self._weights is None:
+            return np.bincount(codes, minlength=size).astype(np.int64)
+        # Sums of integers in float64 are exact below 2^53, far above rows x scale.
+        return np.rint(np.bincount(codes, weights=self._weights[rows], minlength=size)).astype(np.int64)
+
+    def _codes(self, coding: Coding) -> IntArray:
+        if coding not in self._encoded:
+            self._encoded[coding] = coding.encode(self._columns[coding.column])
+        return self._encoded[coding]
+
+
+def _keep(units: IntArray, row_hashes: npt.NDArray[np.uint64], max_rows: int) -> IntArray:
+    """Indices of the rows that stay: for each unit the `max_rows` of smallest hash."""
+    order = np.lexsort((row_hashes, units))
+    sorted_units = units[order]
+    first = np.searchsorted(sorted_units, sorted_units, side="left")
+    return np.sort(order[np.arange(len(order)) - first < max_rows])
+
+
+def _take(cells: Cells, rows: IntArray) -> Cells:
+    return Numbers(cells.data[rows]) if isinstance(cells, Numbers) else Strings(cells.codes[rows], cells.uniques)

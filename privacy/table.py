@@ -1,0 +1,198 @@
+"""The one door to private rows.
+
+`PrivateTable` hands out nothing raw: each question comes back as a *measurement*, a noisy answer together with the scale
+of its noise, and is charged to the run's account before the rows are touched. What a question may cost is given as its
+share of the run's squared Gaussian-DP parameter (`mu_squared`); the noise follows from that and the sensitivity.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dpsynth.privacy.budget import Account
+from dpsynth.privacy.errors import PrivacyError
+from dpsynth.privacy.events import Event, Gaussian, StabilityHistogram
+from dpsynth.privacy.noise import Noise
+from dpsynth.privacy.source import Coding, CountingSource, FloatArray, IntArray, Rewrite
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Measurement:
+    """Noisy counts in units (a unit's rows add up to at most 1): values of any shape, each with noise of sd `sigma`."""
+
+    values: FloatArray
+    sigma: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Vocabulary:
+    """Values that enough units hold, with noisy counts in units; noise of sd `sigma`, nothing below `threshold`."""
+
+    values: tuple[object, ...]
+    counts: FloatArray
+    sigma: float
+    threshold: float
+
+
+class Witness(Protocol):
+    """Sees exact answers, in tests alone: how a neighbour replay checks sensitivities (see `audit`)."""
+
+    def answer(self, label: str, exact: IntArray, sensitivity: float, noisy: IntArray) -> IntArray:
+        """Called with each exact and noisy answer; returns the noisy answer to go on with."""
+
+    def vocabulary(self, label: str, exact: Mapping[object, int], sensitivity: float, released: Vocabulary) -> Vocabulary:
+        """The same for a stability histogram."""
+
+
+class PrivateTable:
+    """Private rows behind an account: every answer is noisy and paid for.
+
+    Guarantee: everything this object returns is differentially private under add/remove of one unit, at the cost booked
+    in `account` (Gaussian-DP filter plus the deltas of the stability histograms).
+    """
+
+    def __init__(
+        self, source: CountingSource, *, account: Account, noise: Noise, witness: Witness | None = None
+    ) -> None:
+        if witness is not None and not noise.insecure:
+            raise PrivacyError("exact answers are shown to a test only, under an insecure seed")
+        self._source, self._noise, self._witness = source, noise, witness
+        self.account = account
+
+    def __repr__(self) -> str:
+        return f"PrivateTable({len(self.names)} columns, {self.account!r})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._source.names
+
+    @property
+    def unit(self) -> str | None:
+        return self._source.unit
+
+    @property
+    def max_rows(self) -> int:
+        return self._source.max_rows
+
+    @property
+    def insecure(self) -> bool:
+        return self._noise.insecure
+
+    def rewrite(self, column: str, function: Rewrite) -> None:
+        """Replace each string of a column by a function of that string alone. Free: rows stay apart."""
+        self._source.rewrite(column, function)
+
+    def counts(
+        self, queries: Sequence[Sequence[Coding]], *, mu_squared: float, stage: str, labels: Sequence[str]
+    ) -> list[Measurement]:
+        """Noisy contingency tables, one for each set of codings, flat in C order; the budget is shared equally.
+
+        Sensitivity: a unit's rows weigh at most `scale` together, so each table moves by at most `scale` in L2.
+        """
+        sigma = self._sigma(self._source.scale, mu_squared / max(len(queries), 1))
+        for label in labels:
+            self._charge_gaussian(stage, label, self._source.scale, sigma)
+        exact = self._source.count(queries)
+        return [self._noisy(f"{stage}/{label}", e, self._source.scale, sigma) for label, e in zip(labels, exact, strict=True)]
+
+    def distances(
+        self,
+        queries: Sequence[Sequence[Coding]],
+        targets: Sequence[FloatArray],
+        *,
+        weights: IntArray,
+        mu_squared: float,
+        stage: str,
+        label: str,
+    ) -> Measurement:
+        """Noisy weighted sums of L1 distances between private tables and public ones.
+
+        queries: Q sets of codings.  targets: Q public tables in units, flat in C order.  weights: integers >= 0 of shape
+        (G, Q); answer g is sum_q weights[g, q] |exact_q - target_q|_1 (in units).  Returns G values.
+
+        Sensitivity: one unit moves each table by at most `scale` in L1, so each distance by at most `scale`; answer g by
+        at most scale * sum_q weights[g, q], and all together by the root of the sum of their squares in L2. Targets are
+        rounded to integers on the counts' grid, so the answers are integers.
+        """
+        scale = self._source.scale
+        sensitivity = scale * math.sqrt(float((weights.sum(axis=1).astype(np.float64) ** 2).sum()))
+        sigma = self._sigma(sensitivity, mu_squared)
+        self._charge_gaussian(stage, label, sensitivity, sigma)
+        exact = np.array(
+            [
+                np.abs(self._source.count([query])[0] - np.rint(target * scale).astype(np.int64)).sum()
+                for query, target in zip(queries, targets, strict=True)
+            ],
+            np.int64,
+        )
+        return self._noisy(f"{stage}/{label}", weights @ exact, sensitivity, sigma)
+
+    def distinct(self, columns: Sequence[str], *, mu_squared: float, stage: str) -> list[Measurement]:
+        """Noisy number of different values in each column. One unit moves it by at most its rows, `max_rows`."""
+        sensitivity = self._source.max_rows
+        sigma = self._sigma(sensitivity, mu_squared / max(len(columns), 1))
+        out = []
+        for column in columns:
+            label = f"distinct values of {column}"
+            self._charge_gaussian(stage, label, sensitivity, sigma)
+            exact = np.array([self._source.count_distinct(column)], np.int64)
+            noisy = self._noisy(f"{stage}/{label}", exact, sensitivity, sigma)
+            # `_noisy` divides by the weight of a unit; this count is one of values.
+            out.append(Measurement(values=noisy.values * self._source.scale, sigma=sigma))
+        return out
+
+    def vocabulary(self, column: str, *, mu_squared: float, delta: float, stage: str) -> Vocabulary:
+        """Values that occur in a column and that enough units hold, with noisy counts.
+
+        Proof. Let D' = D plus one unit. On values present in both, counts move by at most `scale` in L1, so releasing
+        them with noise is a Gaussian mechanism, and the threshold is post-processing. Values held by the new unit alone, at most
+        max_rows of them, have counts of at most `scale`; by the threshold's choice each passes it with probability at
+        most delta / max_rows, so together they show with probability at most delta. (Wilkins et al., "Exact Privacy
+        Analysis of the Gaussian Sparse Histogram Mechanism", 2022, gives the same bound, less loosely.)
+        """
+        from scipy.special import ndtri
+
+        scale = self._source.scale
+        sigma = self._sigma(scale, mu_squared)
+        # Released when count + round(noise) > threshold; the noise of a value held by one unit must exceed threshold - scale.
+        threshold = math.ceil(scale - sigma * float(ndtri(delta / self._source.max_rows)) + 0.5)
+        label = f"values of {column}"
+        self._charge(
+            StabilityHistogram(
+                stage=stage, label=label, sensitivity=float(scale), sigma=sigma, threshold=float(threshold), delta=delta
+            )
+        )
+        values, exact = self._source.count_values(column)
+        noisy = exact + self._noise.rounded_gaussian(sigma, len(exact))
+        kept = np.flatnonzero(noisy > threshold)
+        # In an order that says nothing of the rows': by noisy count, then by value.
+        kept = kept[sorted(range(len(kept)), key=lambda i: (-noisy[kept[i]], str(values[kept[i]])))] if len(kept) else kept
+        released = Vocabulary(
+            values=tuple(values[kept]), counts=noisy[kept] / scale, sigma=sigma / scale, threshold=threshold / scale
+        )
+        if self._witness is not None:
+            by_value = dict(zip(values.tolist(), exact.tolist(), strict=True))
+            released = self._witness.vocabulary(f"{stage}/{label}", by_value, scale, released)
+        return released
+
+    def _sigma(self, sensitivity: float, mu_squared: float) -> float:
+        if not mu_squared > 0:
+            raise PrivacyError("a query needs a part of the budget above zero")
+        return sensitivity / math.sqrt(mu_squared)
+
+    def _charge_gaussian(self, stage: str, label: str, sensitivity: float, sigma: float) -> None:
+        self._charge(Gaussian(stage=stage, label=label, sensitivity=float(sensitivity), sigma=sigma))
+
+    def _charge(self, event: Event) -> None:
+        self.account.charge(event)
+
+    def _noisy(self, label: str, exact: IntArray, sensitivity: float, sigma: float) -> Measurement:
+        noisy = exact + self._noise.rounded_gaussian(sigma, exact.size)
+        if self._witness is not None:
+            noisy = self._witness.answer(label, exact, sensitivity, noisy)
+        return Measurement(values=noisy / self._source.scale, sigma=sigma / self._source.scale)
