@@ -21,9 +21,11 @@ import pandas as pd
 from dpsynth.encode.cells import FineCells, LabelCells, LineCells
 from dpsynth.encode.codec import Codec
 from dpsynth.encode.grid import (
+    MAX_INTERVALS,
     SIGNIFICANT,
     groups_worth,
     intervals,
+    intervals_worth,
     label_groups,
     line_groups,
     occupied_span,
@@ -45,6 +47,8 @@ LOOKED_AT = 1500
 # An integer column spanning at most this many values gets a cell for each.
 WHOLE = 512
 MAX_LABELS = 64
+# Of the schema stage's share for a column: what its form and its step get; its range, the finest histogram, gets the rest.
+FORM_PART, STEP_PART = 0.2, 0.2
 
 
 class Detector(Classifier, Protocol):
@@ -145,6 +149,7 @@ class _Learner:
         self.ranges: dict[str, tuple[FloatArray, FloatArray]] = {}
         self.steps: dict[str, float | None] = {}
         self.vocabularies: dict[str, Vocabulary] = {}
+        self.totals: list[float] = []
 
     def run(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> Domain:
         columns = [self._unit(c) if c.name == self.table.unit else c for c in columns]
@@ -217,20 +222,19 @@ class _Learner:
     def _schema(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> list[Column]:
         self.progress.stage("learning the schema")
         unknown = [c for c in self._open(columns) if c.kind is None]
-        # At most three questions a column (form, step, range), each an equal part of the stage.
-        each = self.split.schema * self.total / (3 * max(len(self._open(columns)), 1))
-        forms = self._ask([FormOf(c.name) for c in unknown], "form", each)
+        each = self.split.schema * self.total / max(len(self._open(columns)), 1)
+        forms = self._ask([FormOf(c.name) for c in unknown], "form", FORM_PART * each)
         kinds = {c.name: _kind(m) for c, m in zip(unknown, forms, strict=True)}
         columns = [replace(c, kind=kinds[c.name]) if c.name in kinds else c for c in columns]
         lines = [c for c in self._open(columns) if c.kind in _SCALES]
         stepless = [c for c in lines if not c.integer and c.decimals is None]
-        for c, m in zip(stepless, self._ask([StepOf(c.name, _SCALES[c.kind]) for c in stepless], "step", each), strict=True):
+        for c, m in zip(stepless, self._ask([StepOf(c.name, _SCALES[c.kind]) for c in stepless], "step", STEP_PART * each), strict=True):
             self.steps[c.name] = _step(m, _SCALES[c.kind])
         boundless = [c for c in lines if c.bounds is None]
         grids = [RangeOf(c.name, _SCALES[c.kind]) for c in boundless]
-        for grid, m in zip(grids, self._ask(grids, "range", each), strict=True):
+        for grid, m in zip(grids, self._ask(grids, "range", (1 - FORM_PART - STEP_PART) * each), strict=True):
             counts = m.values[:-1]
-            first, last = occupied_span(counts, m.sigma)
+            first, last = occupied_span(counts, m.sigma, grow=True)
             self.ranges[grid.column] = grid.edges[first : last + 1], counts[first:last]
         for c in lines:
             if c.bounds is not None:
@@ -241,7 +245,9 @@ class _Learner:
         if not codings:
             return []
         labels = [f"{what} of {c.column}" for c in codings]
-        return self.table.counts([[c] for c in codings], mu_squared=each * len(codings), stage="schema", labels=labels)
+        found = self.table.counts([[c] for c in codings], mu_squared=each * len(codings), stage="schema", labels=labels)
+        self.totals += [float(m.values.sum()) for m in found if len(m.values) < 16]
+        return found
 
     def _step_of(self, column: Column) -> float | None:
         if column.integer:
@@ -284,7 +290,10 @@ class _Learner:
 
     def _one_way(self, columns: list[Column]) -> Domain:
         modelled = self._open(columns)
-        cells: list[FineCells] = [self._cells(c) for c in modelled]
+        d = len(modelled) + (self.table.unit is not None)
+        sigma = math.sqrt(max(d, 1) / (self.split.one_way * self.total))
+        pieces = intervals_worth(float(np.mean(self.totals)), sigma) if self.totals else MAX_INTERVALS
+        cells: list[FineCells] = [self._cells(c, pieces) for c in modelled]
         if self.table.unit is not None:
             counts_to = tuple(float(k) for k in range(1, self.table.max_rows + 1))
             cells.append(LineCells(ROWS_PER_UNIT, "number", counts_to, (), 1.0))
@@ -310,8 +319,8 @@ class _Learner:
             histograms[c.column] = Measurement(values=grouped, sigma=m.sigma)
         return self._domain(columns, codecs, histograms, n_units)
 
-    def _cells(self, column: Column) -> FineCells:
-        """The fine cells of one column."""
+    def _cells(self, column: Column, pieces: int) -> FineCells:
+        """The fine cells of one column; a number line is cut into about `pieces` intervals."""
         if column.kind == "boolean":
             return LabelCells(column.name, ("False", "True"))
         if column.kind in ("categorical", "text"):
@@ -327,7 +336,7 @@ class _Learner:
             return LineCells(column.name, scale, tuple(map(float, whole)), (), step)
         found_values = self.vocabularies[column.name].values
         atoms = sorted({float(v) for v in _as_numbers(found_values, scale)})
-        return LineCells(column.name, scale, tuple(atoms), tuple(intervals(edges, counts, step).tolist()), step)
+        return LineCells(column.name, scale, tuple(atoms), tuple(intervals(edges, counts, step, pieces).tolist()), step)
 
     def _combine(self, cells: FineCells, measured: Measurement) -> Measurement:
         """The one-way counts together with the vocabulary's, where both count the same labels (inverse variance)."""
@@ -431,7 +440,7 @@ def _codec(cells: FineCells, measured: Measurement, n_units: float, pair_sigma: 
     seen = counts[cells.missing] > SIGNIFICANT * measured.sigma
     known = counts[: cells.missing]
     if isinstance(cells, LineCells):
-        first, last = occupied_span(known, measured.sigma) if not (column and column.bounds) else (0, len(known))
+        first, last = occupied_span(known, measured.sigma, grow=False) if not (column and column.bounds) else (0, len(known))
         inside = (np.arange(len(known)) >= first) & (np.arange(len(known)) < last)
         known = np.where(inside, known, 0.0)
         groups = line_groups(np.maximum(known, 0.0), at_most)

@@ -8,46 +8,47 @@ import numpy as np
 
 from dpsynth.privacy.source import FloatArray, IntArray
 
-# A sum of cells counts as occupied when it stands this many standard deviations of its noise above zero. A histogram of
-# 1,000 cells has 2,000 sums to look at: one in 1,700 such histograms would show an empty sum as occupied.
+# A run of cells counts as occupied when its sum stands this many standard deviations of its noise above zero, so that
+# noise alone lets an empty run of a 600-cell histogram pass for occupied once in thousands of histograms.
 SIGNIFICANT = 5.0
-INTERVALS = 512
+NEIGHBOUR = 2.5
+MAX_INTERVALS = 512
 
 
-def occupied_span(counts: FloatArray, sigma: float) -> tuple[int, int]:
-    """(first, last + 1) of the cells that hold rows, as far as the noise lets one see.
+def occupied_span(counts: FloatArray, sigma: float, *, grow: bool) -> tuple[int, int]:
+    """(first, last + 1) of the cells that hold rows, as far as the noise lets one see; the largest cell where nothing is seen.
 
-    Sums over a binary tree of cells are compared with their noise; each end is followed down to the finest sum that is still
-    significant, so a single heavy cell and a broad thin tail are both found. Where nothing is, the largest cell.
+    An end lies where the outermost significant run of cells ends, each run being as short as its significance allows: so a
+    single heavy cell and a broad thin tail are both found. grow: go on over neighbouring cells on lesser evidence, where
+    losing a tail costs more than one cell too many.
     """
-    levels = [np.append(counts, np.zeros(2 ** math.ceil(math.log2(max(len(counts), 2))) - len(counts)))]
-    sizes = [np.append(np.ones(len(counts)), np.zeros(len(levels[0]) - len(counts)))]
-    while len(levels[-1]) > 1:
-        levels.append(levels[-1].reshape(-1, 2).sum(axis=1))
-        sizes.append(sizes[-1].reshape(-1, 2).sum(axis=1))
-    occupied = [c > SIGNIFICANT * sigma * np.sqrt(np.maximum(s, 1)) for c, s in zip(levels, sizes, strict=True)]
-    for i in range(1, len(occupied)):
-        occupied[i] |= occupied[i - 1].reshape(-1, 2).any(axis=1)
-    if not occupied[-1][0]:
+    last, first = _outer_end(counts, sigma), len(counts) - _outer_end(counts[::-1], sigma)
+    if first >= last:
         top = int(np.argmax(counts))
         return top, top + 1
-    first, last = _follow(occupied, 0), _follow(occupied, 1)
-    return first[0], min(last[1], len(counts))
+    while grow and last < len(counts) and counts[last] > NEIGHBOUR * sigma:
+        last += 1
+    while grow and first > 0 and counts[first - 1] > NEIGHBOUR * sigma:
+        first -= 1
+    return first, last
 
 
-def _follow(occupied: list[np.ndarray[tuple[int], np.dtype[np.bool_]]], side: int) -> tuple[int, int]:
-    """Cells of the finest occupied node at one end (side 0 = lowest, 1 = highest)."""
-    node = 0
-    for level in range(len(occupied) - 1, 0, -1):
-        children = (2 * node + side, 2 * node + 1 - side)
-        down = next((c for c in children if occupied[level - 1][c]), None)
-        if down is None:
-            return node * 2**level, (node + 1) * 2**level
-        node = down
-    return node, node + 1
+def _outer_end(counts: FloatArray, sigma: float) -> int:
+    """End of the last significant run; 0 where there is none."""
+    total = np.concatenate([[0.0], np.cumsum(counts)])
+    open_starts = np.ones(len(counts), bool)  # starts whose shortest significant run is still to be found
+    end = 0
+    for length in range(1, len(counts) + 1):
+        starts = len(counts) - length + 1
+        runs = total[length:] - total[:starts]
+        found = np.flatnonzero(open_starts[:starts] & (runs > SIGNIFICANT * sigma * math.sqrt(length)))
+        if len(found):
+            end = max(end, int(found[-1]) + length)
+            open_starts[found] = False
+    return end
 
 
-def intervals(edges: FloatArray, counts: FloatArray, step: float | None, n: int = INTERVALS) -> FloatArray:
+def intervals(edges: FloatArray, counts: FloatArray, step: float | None, n: int) -> FloatArray:
     """Edges of about n intervals over [edges[0], edges[-1]], the more in a bucket the more of the rows it holds.
 
     edges: B + 1 bucket edges.  counts: B noisy counts.  Within a bucket intervals are of equal width, at least `step`.
@@ -104,6 +105,11 @@ def label_groups(counts: FloatArray, at_most: int) -> IntArray:
     groups = np.full(len(counts), at_most - 1, np.int64)
     groups[np.argsort(-counts, kind="stable")[: at_most - 1]] = np.arange(at_most - 1)
     return groups
+
+
+def intervals_worth(n_units: float, sigma: float) -> int:
+    """How many intervals a histogram should have so that each holds about two sd of its noise."""
+    return int(np.clip(n_units / (2 * max(sigma, 1e-9)), 16, MAX_INTERVALS))
 
 
 def groups_worth(n_units: float, sigma: float) -> int:
