@@ -159,8 +159,8 @@ class PrivateTable:
 
         scale = self._source.scale
         sigma = self._sigma(scale, mu_squared)
-        # Released when count + round(noise) > threshold; the noise of a value held by one unit must exceed threshold - scale.
-        threshold = math.ceil(scale - sigma * float(ndtri(delta / self._source.max_rows)) + 0.5)
+        # Released when count + round(noise) >= threshold: of a value held by one unit, when noise > threshold - scale - 1/2.
+        threshold = math.ceil(scale + 0.5 - sigma * float(ndtri(delta / self._source.max_rows)))
         label = f"values of {column}"
         self._charge(
             StabilityHistogram(
@@ -169,7 +169,7 @@ class PrivateTable:
         )
         values, exact = self._source.count_values(column)
         noisy = exact + self._noise.rounded_gaussian(sigma, len(exact))
-        kept = np.flatnonzero(noisy > threshold)
+        kept = np.flatnonzero(noisy >= threshold)
         # In an order that says nothing of the rows': by noisy count, then by value.
         kept = kept[sorted(range(len(kept)), key=lambda i: (-noisy[kept[i]], str(values[kept[i]])))] if len(kept) else kept
         released = Vocabulary(

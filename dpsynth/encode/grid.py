@@ -42,10 +42,16 @@ def _outer_end(counts: FloatArray, sigma: float) -> int:
         starts = len(counts) - length + 1
         runs = total[length:] - total[:starts]
         found = np.flatnonzero(open_starts[:starts] & (runs > SIGNIFICANT * sigma * math.sqrt(length)))
-        if len(found):
-            end = max(end, int(found[-1]) + length)
-            open_starts[found] = False
+        open_starts[found] = False
+        outer = [start for start in found if start + length > end and _is_even(counts[start : start + length])]
+        end = max([end, *(int(start) + length for start in outer)])
     return end
+
+
+def _is_even(run: FloatArray) -> bool:
+    """Whether a run owes its significance to all of it, not to a few cells that a longer one then trails behind."""
+    outer_parts = np.cumsum(run[::-1]) / np.sqrt(np.arange(1, len(run) + 1))
+    return bool(outer_parts.max() <= 1.5 * outer_parts[-1])
 
 
 def intervals(edges: FloatArray, counts: FloatArray, step: float | None, n: int) -> FloatArray:

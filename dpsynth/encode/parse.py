@@ -19,7 +19,7 @@ DAY, HOUR, MINUTE, SECOND, MILLISECOND = 86_400_000_000, 3_600_000_000, 60_000_0
 TIME_STEPS = (DAY, HOUR, MINUTE, SECOND, MILLISECOND, 1)
 
 # A canonical number: no leading zeros (a code such as 007 is a label), no thousands separators.
-_NUMBER = re.compile(r"\s*[-+]?(?:0|[1-9]\d*)?(?:\.(\d*))?(?:[eE][-+]?\d{1,3})?\s*")
+_NUMBER = re.compile(r"\s*[-+]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?\s*")
 _DATE = re.compile(r"\s*[12]\d{3}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?Z?)?\s*")
 
 
@@ -51,7 +51,7 @@ def _read_dates(texts: npt.NDArray[np.object_]) -> FloatArray:
 
 
 def looks_numeric(text: str) -> bool:
-    return bool(_NUMBER.fullmatch(text)) and any(c.isdigit() for c in text)
+    return bool(_NUMBER.fullmatch(text))
 
 
 def looks_dated(text: str) -> bool:

@@ -1,0 +1,179 @@
+"""Cells and codecs: what goes in comes out, in bounds, with the right shape."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpsynth.encode.cells import LabelCells, LineCells, cells_from_json
+from dpsynth.encode.codec import Codec, draw_conditional
+from dpsynth.encode.grid import intervals, label_groups, line_groups, occupied_span, smooth
+from dpsynth.encode.parse import TIME_STEPS, decimals_of, looks_dated, looks_numeric, numbers, time_step_of
+from dpsynth.encode.questions import FormOf, RangeOf, StepOf
+from dpsynth.privacy.source import Numbers, Strings
+
+
+def strings(*texts: str | None) -> Strings:
+    uniques = sorted({t for t in texts if t is not None})
+    codes = [uniques.index(t) if t is not None else -1 for t in texts]
+    return Strings(np.array(codes, np.int32), np.array(uniques, object))
+
+
+@pytest.mark.parametrize("text", ["0", "-12", "3.50", "+7", "1e5", " 42 ", "0.001", ".5"])
+def test_numbers_are_read(text: str) -> None:
+    assert looks_numeric(text) and numbers(strings(text), "number")[0] == float(text)
+
+
+@pytest.mark.parametrize("text", ["007", "1,000", "12-31", "", ".", "nan", "inf", "1e9999", "0x10", "--1", "e5"])
+def test_labels_are_not_read_as_numbers(text: str) -> None:
+    assert math.isnan(numbers(strings(text), "number")[0])
+
+
+@pytest.mark.parametrize("text", ["2024-02-29", "1999-12-31 23:59", "2020-01-01T00:00:00.123Z"])
+def test_dates_are_read(text: str) -> None:
+    assert looks_dated(text) and not math.isnan(numbers(strings(text), "datetime")[0])
+
+
+def test_impossible_dates_are_missing() -> None:
+    assert math.isnan(numbers(strings("2023-02-30"), "datetime")[0])
+
+
+@given(st.integers(0, 6), st.integers(-(10**8), 10**8))
+def test_decimals_are_counted(decimals: int, whole: int) -> None:
+    value = whole / 10**decimals
+    text = f"{value:.{decimals}f}".rstrip("0").rstrip(".")
+    expected = len(text.split(".")[1]) if "." in text else 0
+    assert decimals_of(np.array([value]))[0] == expected
+
+
+def test_steps_of_time_and_of_missing() -> None:
+    assert [TIME_STEPS[i] for i in time_step_of(np.array([86_400e6 * 3, 3_600e6, 60e6, 1e6, 1e3, 1.0]))] == list(TIME_STEPS)
+    assert list(StepOf("x", "number").encode(Numbers(np.array([1.0, 0.25, math.pi, math.nan])))) == [0, 2, 7, 8]
+
+
+def test_forms() -> None:
+    cells = strings("12", "2020-01-01", "blue", "one two three four five six", None)
+    assert [FormOf("x").encode(cells)[i] for i in range(5)] == [FormOf.NUMBER, FormOf.DATE, FormOf.LABEL, FormOf.TEXT, 0]
+
+
+@given(st.floats(-(2.0**60), 2.0**60))
+def test_a_range_bucket_holds_its_value(value: float) -> None:
+    grid = RangeOf("x", "number")
+    code = grid.encode(Numbers(np.array([value])))[0]
+    assert grid.edges[code] <= value < grid.edges[code + 1]
+
+
+def test_range_puts_zero_apart_and_infinities_nowhere() -> None:
+    grid = RangeOf("x", "number")
+    zero, small, missing = grid.encode(Numbers(np.array([0.0, 1e-9, math.nan])))
+    assert zero != small and missing == grid.size - 1
+
+
+line = LineCells("x", "number", (0.0, 40.0), (0.0, 10.0, 20.0, 60.0), 1.0)
+
+
+def test_atoms_stand_apart_from_their_interval() -> None:
+    codes = line.encode(Numbers(np.array([0.0, 1.0, 40.0, 39.0, -5.0, 99.0, math.nan])))
+    described = [line.describe()[c] for c in codes]
+    assert described == ["0", "0 to 10", "40", "20 to 60", "0 to 10", "20 to 60", "(missing)"]
+
+
+@given(st.lists(st.one_of(st.integers(0, 59).map(float), st.just(math.nan)), min_size=1, max_size=50))
+def test_decoding_stays_in_the_cell_and_on_the_grid(values: list[float]) -> None:
+    codes = line.encode(Numbers(np.array(values)))
+    back = line.values(codes, np.random.default_rng(0).random(len(codes)))
+    for value, got, code in zip(values, back, codes, strict=True):
+        if math.isnan(value):
+            assert math.isnan(got)
+        else:
+            assert got == int(got) and line.low[code] <= got <= max(line.high[code] - 1, line.low[code])
+
+
+def test_decimals_survive() -> None:
+    cents = LineCells("x", "number", (), (0.0, 1.0, 2.0), 0.01)
+    values = cents.values(np.zeros(1000, np.int64), np.random.default_rng(0).random(1000))
+    assert np.array_equal(values, np.round(values, 2)) and values.min() >= 0 and values.max() < 1
+
+
+def test_whole_cells_take_the_nearest_and_json_round_trips() -> None:
+    whole = LineCells("x", "number", tuple(map(float, range(5))), (), 1.0)
+    assert list(whole.encode(Numbers(np.array([-3.0, 2.2, 9.0])))) == [0, 2, 4]
+    for cells in (whole, line, LabelCells("c", ("a", "b"))):
+        assert cells_from_json(cells.to_json()) == cells
+
+
+def test_labels_other_and_missing() -> None:
+    cells = LabelCells("c", ("a", "b"))
+    assert list(cells.encode(strings("b", "zzz", None))) == [1, cells.other, cells.missing]
+    assert list(LabelCells("c", ("1", "2")).encode(Numbers(np.array([2.0, math.nan, 7.0])))) == [1, 3, 2]
+
+
+def test_a_codec_decodes_within_the_group_in_the_shares_it_holds() -> None:
+    codec = Codec(LabelCells("c", ("a", "b", "c")), np.array([0.5, 0.3, 0.1, 0.0, 0.1]), np.array([0, 1, 1, 1, 2]))
+    rng = np.random.default_rng(0)
+    fine = codec.refine(np.ones(4000, np.int64), rng)
+    assert np.bincount(fine, minlength=5)[1:3] == pytest.approx([3000, 1000], abs=2)
+    assert codec.group_shares == pytest.approx([0.5, 0.4, 0.1])
+    assert list(codec.values(np.array([0, 4]), rng)) == ["a", None]
+    again = Codec.from_json(codec.to_json())
+    assert np.array_equal(again.groups, codec.groups) and np.array_equal(again.shares, codec.shares)
+
+
+@given(st.integers(1, 6), st.integers(1, 7), st.integers(0, 300), st.integers(0, 99))
+def test_systematic_draws_are_within_one_of_their_expectation(groups: int, width: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    table = rng.random((groups, width)) * (rng.random((groups, width)) < 0.7) + 1e-12 * (np.arange(width) == 0)
+    table /= table.sum(axis=1, keepdims=True)
+    given_ = rng.integers(0, groups, n)
+    drawn = draw_conditional(table, given_, rng)
+    for g in range(groups):
+        counts = np.bincount(drawn[given_ == g], minlength=width)
+        assert np.all(np.abs(counts - table[g] * (given_ == g).sum()) < 1 + 1e-6)
+
+
+def test_a_span_finds_a_lone_heavy_cell_and_a_broad_tail_and_ignores_noise() -> None:
+    rng = np.random.default_rng(0)
+    wide = misses = 0
+    for _ in range(200):
+        counts = rng.normal(0, 10, 400)
+        counts[50:120] += 30
+        counts[200] += 500
+        first, last = occupied_span(counts, 10.0, grow=False)
+        wide += last != 201 or first < 40
+        misses += first > 60
+    assert wide == 0 and misses == 0
+
+
+def test_an_empty_histogram_gives_one_cell() -> None:
+    first, last = occupied_span(np.array([1.0, -2.0, 3.0, 0.5]), 10.0, grow=True)
+    assert (first, last) == (2, 3)
+
+
+def test_intervals_follow_the_mass_and_keep_the_step() -> None:
+    edges = intervals(np.array([0.0, 10.0, 1000.0]), np.array([90.0, 10.0]), 1.0, 20)
+    assert edges[0] == 0 and edges[-1] == 1000 and np.all(edges == np.rint(edges)) and np.all(np.diff(edges) >= 1)
+    assert (edges < 10).sum() == 10
+
+
+def test_groups_are_about_even_and_keep_heavy_cells_apart() -> None:
+    counts = np.array([1000.0] + [10.0] * 100)
+    groups = line_groups(counts, 20)
+    assert (groups == groups[0]).sum() == 1 and groups.max() <= 25 and np.all(np.diff(groups) >= 0)
+    assert np.array_equal(label_groups(np.array([5.0, 1.0, 3.0, 2.0]), 3), [0, 2, 1, 2])
+    assert np.array_equal(label_groups(np.array([5.0, 1.0]), 3), [0, 1])
+
+
+def test_smoothing_keeps_totals_flattens_noise_and_keeps_signal() -> None:
+    rng = np.random.default_rng(0)
+    groups, widths = np.repeat([0, 1], 50), np.ones(100)
+    flat = 100 + rng.normal(0, 10, 100)
+    smoothed = smooth(flat, widths, groups, 10.0)
+    assert np.std(smoothed[:50]) < 4 and smoothed[:50].sum() == pytest.approx(flat[:50].sum())
+    peaked = flat.copy()
+    peaked[7] += 2000
+    assert smooth(peaked, widths, groups, 10.0)[7] > 1900
+    assert np.all(smooth(rng.normal(0, 10, 100), widths, groups, 10.0) >= 0)
