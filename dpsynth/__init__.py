@@ -1,1 +1,111 @@
-"""dpsynth"""
+"""dpsynth: a sensitive table in, a synthetic one out that a partner team may have, under one differential-privacy guarantee.
+
+    import dpsynth
+
+    synth = dpsynth.fit(df, epsilon=1.0)
+    synth.sample(10_000)
+    dpsynth.release(synth, "for-partner/")
+
+Names are loaded when first used: importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dpsynth.detect import scan, scrub
+    from dpsynth.fidelity import FidelityReport, evaluate
+    from dpsynth.gate import Gate, GateReport
+    from dpsynth.split import BudgetPlan, plan
+    from dpsynth.privacy.errors import (
+        BudgetExceeded,
+        DpsynthError,
+        GateFailed,
+        LedgerError,
+        ModelError,
+        PIIError,
+        PrivacyError,
+        SchemaError,
+        VerificationError,
+    )
+    from dpsynth.privacy.ledger import Ledger
+    from dpsynth.privacy.statement import PrivacyStatement
+    from dpsynth.bundle import Release, release
+    from dpsynth.schema import Column, Schema
+    from dpsynth.synthesize import fit
+    from dpsynth.synthesizer import Synthesizer, load
+    from dpsynth.verification import Verification, verify
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "dpsynth.detect": ("scan", "scrub"),
+    "dpsynth.fidelity": ("FidelityReport", "evaluate"),
+    "dpsynth.gate": ("Gate", "GateReport"),
+    "dpsynth.split": ("BudgetPlan", "plan"),
+    "dpsynth.privacy.errors": (
+        "BudgetExceeded",
+        "DpsynthError",
+        "GateFailed",
+        "LedgerError",
+        "ModelError",
+        "PIIError",
+        "PrivacyError",
+        "SchemaError",
+        "VerificationError",
+    ),
+    "dpsynth.privacy.ledger": ("Ledger",),
+    "dpsynth.privacy.statement": ("PrivacyStatement",),
+    "dpsynth.bundle": ("Release", "release"),
+    "dpsynth.schema": ("Column", "Schema"),
+    "dpsynth.synthesize": ("fit",),
+    "dpsynth.synthesizer": ("Synthesizer", "load"),
+    "dpsynth.verification": ("Verification", "verify"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "BudgetExceeded",
+    "BudgetPlan",
+    "Column",
+    "DpsynthError",
+    "FidelityReport",
+    "Gate",
+    "GateFailed",
+    "GateReport",
+    "Ledger",
+    "LedgerError",
+    "ModelError",
+    "PIIError",
+    "PrivacyError",
+    "PrivacyStatement",
+    "Release",
+    "Schema",
+    "SchemaError",
+    "Synthesizer",
+    "Verification",
+    "VerificationError",
+    "__version__",
+    "evaluate",
+    "fit",
+    "load",
+    "plan",
+    "release",
+    "scan",
+    "scrub",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'dpsynth' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -33,7 +33,7 @@ from dpsynth.encode.grid import (
 )
 from dpsynth.encode.parse import MAX_DECIMALS, TIME_STEPS, Scale
 from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, StepOf
-from dpsynth.plan import Split
+from dpsynth.split import Split
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray, IntArray
 from dpsynth.privacy.table import Measurement, PrivateTable, Vocabulary

@@ -23,7 +23,7 @@ from dpsynth.console import Progress, make_progress
 from dpsynth.gate import Gate
 from dpsynth.generate import draw, unit_weights
 from dpsynth.learn import Detector, learn
-from dpsynth.plan import Split
+from dpsynth.split import Split
 from dpsynth.privacy.accountant import require_budget
 from dpsynth.privacy.budget import Account, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
@@ -79,7 +79,7 @@ def fit(
     epsilon, delta: the whole budget: schema learning, model and gate together.
     schema: public facts (`Schema` or the path of its JSON); what it leaves open is learned from a part of epsilon.
     unit, max_rows_per_unit: column that names the privacy unit, and the most rows a unit contributes; default: a row.
-    model: "auto", "mst", or settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
+    model: "auto", "marginals", "mst", or settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
     ledger: where the spending is booked (default: $DPSYNTH_LEDGER or the user's own).  dataset: the ledger's name for it.
     allow_synthetic: accept a table that dpsynth itself made.
     device: "auto", "cpu", "cuda", ...  progress: show a bar on stderr, if that is a terminal.
@@ -159,7 +159,7 @@ def fit_rows(
         domain.histograms,
         n_units=domain.n_units,
         mu_squared=for_model,
-        selection_share=settings.split.selection / (1 - settings.split.gate),
+        selection=settings.split.selection * budget.mu_squared,
         device=settings.device,
         progress=progress,
     )
@@ -204,13 +204,14 @@ def _public_randomness(insecure_seed: int | None) -> tuple[int, str]:
 
 
 def _generator(model: str | Generator) -> Generator:
-    from dpsynth.models.marginals.mst import MST
+    from dpsynth.models.marginals.generator import Marginals
 
     if not isinstance(model, str):
         return model
-    if model not in ("auto", "mst"):
-        raise ModelError("model must be 'auto', 'mst', or settings such as dpsynth.models.MST()")
-    return MST()
+    named = {"auto": Marginals(), "marginals": Marginals(), "mst": Marginals(structure="tree")}
+    if model not in named:
+        raise ModelError(f"model must be one of {', '.join(named)}, or settings such as dpsynth.models.Marginals()")
+    return named[model]
 
 
 def _device(device: str) -> str:

@@ -1,4 +1,19 @@
 """What learns: each model family in a folder of its own, behind one small protocol."""
 
+from typing import TYPE_CHECKING, Any
+
 if not __name__.startswith("dpsynth."):
     raise ImportError("import dpsynth.models, not models: a second copy of the classes would be made")
+
+if TYPE_CHECKING:
+    from dpsynth.models.marginals.generator import Marginals
+
+__all__ = ["Marginals"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Marginals":  # loads torch, so only when asked for
+        from dpsynth.models.marginals.generator import Marginals
+
+        return Marginals
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

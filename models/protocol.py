@@ -52,8 +52,11 @@ class Generator(Protocol):
         *,
         n_units: float,
         mu_squared: float,
-        selection_share: float,
+        selection: float,
         device: str,
         progress: Steps,
     ) -> TableModel:
-        """Spend `mu_squared` on the coded columns. histograms: their noisy one-way counts, paid for already."""
+        """Spend `mu_squared` on the coded columns, of which `selection` on choosing what to measure.
+
+        histograms: the columns' noisy one-way counts, paid for already.
+        """

@@ -53,7 +53,7 @@ class Marginals:
         *,
         n_units: float,
         mu_squared: float,
-        selection_share: float,
+        selection: float,
         device: str,
         progress: Steps,
     ) -> MarkovField:
@@ -62,9 +62,8 @@ class Marginals:
         tables = [_one_way(a, c, histograms[c.column], device) for a, c in enumerate(codecs)]
         if len(codecs) > 1:
             progress.stage("choosing pairs")
-            spent = selection_share * mu_squared
-            left = mu_squared - spent
-            distances = dependence(table, codecs, histograms, n_units=n_units, mu_squared=spent)
+            left = mu_squared - selection
+            distances = dependence(table, codecs, n_units=n_units, mu_squared=selection)
             edges = self._select(distances, [c.size for c in codecs], left)
             progress.stage("measuring pairs", len(edges))
             tables += self._measure(table, codecs, edges, left, device)

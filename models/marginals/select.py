@@ -11,7 +11,7 @@ import numpy as np
 from dpsynth.encode.codec import Codec
 from dpsynth.models.marginals.junction_tree import build
 from dpsynth.privacy.source import FloatArray
-from dpsynth.privacy.table import Measurement, PrivateTable
+from dpsynth.privacy.table import PrivateTable
 
 Pair = tuple[int, int]
 
@@ -22,7 +22,6 @@ MAX_CANDIDATES = 300
 def dependence(
     table: PrivateTable,
     codecs: Sequence[Codec],
-    histograms: Mapping[str, Measurement],
     *,
     n_units: float,
     mu_squared: float,
