@@ -1,0 +1,23 @@
+"""The page that both reports share: templates from the package, everything escaped."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("dpsynth.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["percent"] = lambda share: f"{share:.1%}"
+    environment.filters["three"] = lambda value: f"{value:.3f}"
+    return environment
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of `report/templates`, filled in."""
+    return _environment().get_template(template).render(**values)

@@ -1,0 +1,95 @@
+"""Plots as inline SVG: no script, no network; colours come from the page's style sheet, so light and dark both work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from markupsafe import Markup
+
+from dpsynth.privacy.source import FloatArray
+
+
+def stacked_bar(parts: dict[str, float]) -> Markup:
+    """One bar cut into shares that sum to 1, with a legend below."""
+    out, at = [], 0.0
+    for i, (name, share) in enumerate(parts.items()):
+        width = 100 * share
+        title = f"<title>{escape(name)}: {share:.1%}</title>"
+        out.append(f'<rect class="c{i % 8}" x="{at:.2f}" y="0" width="{max(width - 0.3, 0.1):.2f}" height="8">{title}</rect>')
+        at += width
+    label = ", ".join(f"{name} {share:.0%}" for name, share in parts.items())
+    legend = "".join(
+        f'<li><span class="key c{i % 8}"></span>{escape(name)} <b>{share:.0%}</b></li>'
+        for i, (name, share) in enumerate(parts.items())
+    )
+    bar = f'<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
+    return Markup(f'{bar}{"".join(out)}</svg><ul class="legend">{legend}</ul>')
+
+
+def overlay(labels: Sequence[str], first: FloatArray, second: FloatArray, names: tuple[str, str]) -> Markup:
+    """Two histograms over the same cells: the first as bars, the second as steps."""
+    n, top = len(labels), max(float(first.max(initial=0)), float(second.max(initial=0)), 1e-9)
+    width = 200 / max(n, 1)
+    bars, path = [], []
+    for i, (label, a, b) in enumerate(zip(labels, first, second, strict=True)):
+        x, height = i * width, 70 * a / top
+        title = f"<title>{escape(label)}: {names[0]} {a:.1%}, {names[1]} {b:.1%}</title>"
+        bars.append(f'<rect class="c0" x="{x + 0.4:.2f}" y="{72 - height:.2f}" width="{max(width - 0.8, 0.4):.2f}" height="{height:.2f}">{title}</rect>')
+        y = 72 - 70 * b / top
+        path.append(f"{'M' if i == 0 else 'L'}{x:.2f} {y:.2f} L{x + width:.2f} {y:.2f}")
+    text = f"{n} cells; largest difference {float(np.abs(first - second).max(initial=0)):.1%}"
+    ends = ""
+    if n:
+        ends = f'<text x="0" y="82">{escape(_short(labels[0]))}</text><text x="200" y="82" text-anchor="end">{escape(_short(labels[-1]))}</text>'
+    return Markup(
+        f'<svg class="hist" viewBox="0 0 200 86" role="img" aria-label="{escape(text)}">{"".join(bars)}'
+        f'<path class="line" d="{" ".join(path)}"/><path class="axis" d="M0 72 L200 72"/>{ends}</svg>'
+    )
+
+
+def heat_map(names: Sequence[str], values: FloatArray) -> Markup:
+    """A square of associations between -1 and 1; darker is stronger, the sign is the hue."""
+    n = len(names)
+    cell = 16
+    left = 7 * max((len(_short(name)) for name in names), default=1) + 6
+    out = []
+    for i, row in enumerate(names):
+        y = i * cell
+        out.append(f'<text x="{left - 6}" y="{y + 12}" text-anchor="end">{escape(_short(row))}</text>')
+        for j, column in enumerate(names):
+            value = float(values[i, j])
+            kind = "neg" if value < 0 else "pos"
+            title = f"<title>{escape(row)} and {escape(column)}: {value:.2f}</title>"
+            out.append(
+                f'<rect class="{kind}" x="{left + j * cell}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
+                f'fill-opacity="{min(abs(value), 1):.2f}">{title}</rect>'
+            )
+    width = left + n * cell
+    return Markup(
+        f'<svg class="heat" viewBox="0 0 {width} {n * cell}" style="max-width:{width}px" role="img" '
+        f'aria-label="Associations between {n} columns">{"".join(out)}</svg>'
+    )
+
+
+def intervals(rows: Sequence[tuple[str, float, float, float, float]]) -> Markup:
+    """Values with intervals against thresholds: (name, value, low, high, threshold), on one scale."""
+    top = max([max(high, threshold) for _, _, _, high, threshold in rows], default=1.0) * 1.1 or 1.0
+    out = []
+    for i, (name, value, low, high, threshold) in enumerate(rows):
+        y = 14 + 26 * i
+        verdict = "good" if high <= threshold else "bad" if low > threshold else "unsure"
+        scale = 300 / top
+        out.append(
+            f'<text x="0" y="{y - 4}">{escape(name)}: {value:.3f}</text>'
+            f'<path class="axis" d="M0 {y + 4} L300 {y + 4}"/>'
+            f'<path class="range {verdict}" d="M{low * scale:.2f} {y + 4} L{max(high * scale, low * scale + 1):.2f} {y + 4}"/>'
+            f'<circle class="{verdict}" cx="{value * scale:.2f}" cy="{y + 4}" r="3"/>'
+            f'<path class="limit" d="M{threshold * scale:.2f} {y - 2} L{threshold * scale:.2f} {y + 10}"/>'
+        )
+    return Markup(f'<svg class="gate" viewBox="0 0 310 {26 * len(rows) + 4}" role="img" aria-label="Checks of the gate">{"".join(out)}</svg>')
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 18 else text[:17] + "…"

@@ -1,0 +1,84 @@
+"""The report that goes out with the data. It is made of the statement, the gate's report, the paid-for histograms and the
+synthetic table; it never sees a real row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from dpsynth.encode.cells import LabelCells
+from dpsynth.encode.codec import Codec
+from dpsynth.fidelity import evaluate
+from dpsynth.gate import GateReport
+from dpsynth.privacy.source import Cells, FloatArray
+from dpsynth.report import page, plots
+from dpsynth.report.internal import _square
+from dpsynth.sources import read
+
+if TYPE_CHECKING:
+    from dpsynth.synthesizer import Synthesizer
+
+MAX_BARS = 24
+
+
+def render(
+    synth: Synthesizer, table: pd.DataFrame, gate: GateReport, *, recipient: str | None, purpose: str | None
+) -> str:
+    """HTML of the shareable report on one synthetic table."""
+    return page.render(
+        "shareable.html.j2",
+        title="A synthetic table, and what is known of it",
+        statement=synth.privacy,
+        gate=gate,
+        rows=f"{len(table):,}",
+        columns=table.shape[1],
+        recipient=recipient,
+        purpose=purpose,
+        budget=plots.stacked_bar(synth.privacy.spent_by_stage()),
+        checks=plots.intervals([(c.name, c.value, c.low, c.high, c.threshold) for c in gate.checks if c.threshold]),
+        histograms=_histograms(synth, table, gate),
+        facts=list(synth.facts.values()),
+        associations=_associations(synth, table),
+        pairs=len(synth.tree),
+        notes=synth.notes,
+    )
+
+
+def _histograms(synth: Synthesizer, table: pd.DataFrame, gate: GateReport) -> list[dict[str, Any]]:
+    distances = {c.name: f"{c.tv1:.3f} ± {2 * c.noise:.3f}" for c in gate.columns}
+    cells = read(table).cells
+    out = []
+    for name, fact in synth.facts.items():
+        if fact.codec is None:
+            continue
+        labels, paid, made = _bars(fact.codec, cells[name])
+        plot = plots.overlay(labels, made, paid, ("synthetic", "measured"))
+        out.append({"name": name, "plot": plot, "distance": distances.get(name, "not measured")})
+    return out
+
+
+def _bars(codec: Codec, cells: Cells) -> tuple[list[str], FloatArray, FloatArray]:
+    """(labels, measured shares, synthetic shares) over at most MAX_BARS cells: groups of a number line, or labels."""
+    fine = np.bincount(codec.cells.encode(cells), minlength=codec.cells.size)
+    made = fine / max(fine.sum(), 1)
+    described = codec.cells.describe()
+    if isinstance(codec.cells, LabelCells):
+        order = [int(i) for i in np.argsort(-codec.shares, kind="stable") if codec.shares[i] > 0 or made[i] > 0][:MAX_BARS]
+        return [described[i] for i in order], codec.shares[order], made[order]
+    starts = np.flatnonzero(np.diff(codec.groups[:-1], prepend=-1))
+    labels = [described[i].split(" to ")[0] for i in starts]
+    shares = [np.add.reduceat(s[:-1], starts) if len(starts) else np.zeros(0) for s in (codec.shares, made)]
+    return [*labels, "(missing)"], np.append(shares[0], codec.shares[-1]), np.append(shares[1], made[-1])
+
+
+def _associations(synth: Synthesizer, table: pd.DataFrame) -> Markup:
+    modelled = [name for name, fact in synth.facts.items() if fact.codec is not None]
+    if len(modelled) < 2 or len(table) < 2:
+        return Markup("<p>Too few columns or rows.</p>")
+    # The synthetic table compared with itself: only its own associations are used.
+    report = evaluate(table[modelled], table[modelled], holdout=table[modelled])
+    names = [c.name for c in report.columns]
+    return plots.heat_map(names, _square(report, names, "synthetic"))
