@@ -1,4 +1,4 @@
-"""dpsynth: a sensitive table in, a synthetic one out that a partner team may have, under one differential-privacy guarantee.
+"""A sensitive table in, a synthetic one out that a partner team may have, under one differential-privacy guarantee.
 
     import dpsynth
 
@@ -15,10 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dpsynth.bundle import Release, release
     from dpsynth.detect import scan, scrub
     from dpsynth.fidelity import FidelityReport, evaluate
     from dpsynth.gate import Gate, GateReport
-    from dpsynth.split import BudgetPlan, plan
     from dpsynth.privacy.errors import (
         BudgetExceeded,
         DpsynthError,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     )
     from dpsynth.privacy.ledger import Ledger
     from dpsynth.privacy.statement import PrivacyStatement
-    from dpsynth.bundle import Release, release
     from dpsynth.schema import Column, Schema
+    from dpsynth.split import BudgetPlan, plan
     from dpsynth.synthesize import fit
     from dpsynth.synthesizer import Synthesizer, load
     from dpsynth.verification import Verification, verify

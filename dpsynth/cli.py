@@ -1,7 +1,7 @@
 """The command line: the same calls, for people and for scripts.
 
-Results go to stdout (tables, or JSON with --json), progress and errors to stderr. Exit codes: 0 done, 2 bad input, 3 gate failed,
-4 budget refused, 5 not verified.
+Results go to stdout (tables, or JSON with --json), progress and errors to stderr. Exit codes: 0 done, 2 bad input,
+3 gate failed, 4 budget refused, 5 not verified; 1 for what was not expected.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ app.add_typer(budget, name="budget")
 app.add_typer(keys, name="keys")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-LedgerUrl = Annotated[str | None, typer.Option("--ledger", help="Ledger URL or file; default $DPSYNTH_LEDGER or your own.")]
+LedgerUrl = Annotated[
+    str | None, typer.Option("--ledger", help="Ledger URL or file; default $DPSYNTH_LEDGER or your own.")
+]
 Epsilon = Annotated[float, typer.Option("--epsilon", "-e", help="The whole privacy budget.")]
 Delta = Annotated[float, typer.Option("--delta", help="Chance that the guarantee fails.")]
 
@@ -47,36 +49,56 @@ def main() -> NoReturn:
 @contextmanager
 def _failing_clearly() -> Iterator[None]:
     """Errors as one line and an exit code. What is not ours is named by its type alone: its text could quote a row."""
+    from rich.markup import escape
+
     from dpsynth.console import stderr
 
     try:
         yield
     except DpsynthError as error:
         code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 2)
-        stderr().print(f"[bold red]{type(error).__name__}[/]: ", end="")
-        stderr().print(str(error), markup=False, highlight=False)
-        sys.exit(code)
+        kind, message = type(error).__name__, str(error)
+    except OSError as error:
+        code, kind = 2, "cannot be read or written"
+        message = f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}"
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        stderr().print(f"[bold red]unexpected {type(error).__name__}[/]; run again with --debug to see where", highlight=False)
-        sys.exit(1)
+        code, kind = 1, f"unexpected {type(error).__name__}"
+        message = "nothing is shown, for it could quote a row; to see where: dpsynth --debug ..."
+    else:
+        return
+    stderr().print(f"[bold red]{kind}[/]: {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(code)
 
 
-def _out(value: Any, as_json: bool) -> None:
-    """A result on stdout."""
+def _out(as_json: bool, body: Any, *shown: Any) -> None:
+    """A result on stdout: `body` as JSON, or for people what is `shown` (default: the body itself)."""
     if as_json:
-        body = value.to_json() if hasattr(value, "to_json") else value
-        sys.stdout.write(json.dumps(body, indent=1, default=str) + "\n")
+        plain = body.to_json() if hasattr(body, "to_json") else body
+        sys.stdout.write(json.dumps(plain, indent=1, default=str) + "\n")
         return
     from dpsynth.console import stdout
 
-    stdout().print(value)
+    for value in shown or (body,):
+        if isinstance(value, str):  # as it is, and in one line, so that a path can be copied
+            stdout().print(value, markup=False, highlight=False, soft_wrap=True)
+        else:
+            stdout().print(value)
+
+
+def _new_folder(path: Path) -> None:
+    """Make a folder that is to be written to, before anything is spent. Raises SchemaError where it has contents."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SchemaError(f"{path} exists and is not an empty folder; choose a new one")
+    path.mkdir(parents=True, exist_ok=True)
 
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks. They may quote rows: for your eyes only.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks. They may quote rows: for your eyes only.")
+    ] = False,
 ) -> None:
     pass
 
@@ -95,14 +117,16 @@ def fit(
     dataset: Annotated[str | None, typer.Option(help="The ledger's name for these data.")] = None,
     allow_synthetic: Annotated[bool, typer.Option(help="Accept data that dpsynth made.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    max_tv1: Annotated[float, typer.Option(help="Gate: mean distance of columns allowed above chance.")] = 0.05,
+    max_tv2: Annotated[float, typer.Option(help="Gate: mean distance of pairs allowed above chance.")] = 0.10,
     as_json: Json = False,
 ) -> None:
     """Learn a model of a table under differential privacy."""
+    from dpsynth.gate import Gate
     from dpsynth.report.terminal import budget_table
     from dpsynth.synthesize import fit as run
 
-    if out.exists() and any(out.iterdir()):
-        raise SchemaError(f"{out} is not empty; choose a new folder")  # before anything is spent
+    _new_folder(out)
     synth = run(
         data,
         epsilon=epsilon,
@@ -115,11 +139,15 @@ def fit(
         dataset=dataset,
         allow_synthetic=allow_synthetic,
         device=device,
+        gate=Gate(max_tv1=max_tv1, max_tv2=max_tv2),
     )
     synth.save(out)
-    _out(synth.privacy if as_json else budget_table(synth.privacy), as_json)
-    if not as_json:
-        _out(f"The model is in {out}. Next: dpsynth release {out} --out FOLDER", False)
+    _out(
+        as_json,
+        synth.privacy,
+        budget_table(synth.privacy),
+        f"The model is in {out}. Next: dpsynth release {out} --out FOLDER",
+    )
 
 
 @app.command()
@@ -142,7 +170,7 @@ def sample(
         table.to_csv(out, index=False)
     else:
         raise SchemaError("--out must end in .csv or .parquet")
-    _out({"rows": len(table), "file": str(out)} if as_json else f"{len(table):,} rows written to {out}", as_json)
+    _out(as_json, {"rows": len(table), "file": str(out)}, f"{len(table):,} rows written to {out}")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -157,7 +185,7 @@ def scan(data: Annotated[str, typer.Argument(help="CSV or Parquet file.")], as_j
     """What a fit would drop, scrub or keep, and why. For your eyes: not differentially private."""
     from dpsynth.detect import scan as run
 
-    _out(run(data), as_json)
+    _out(as_json, run(data))
 
 
 @app.command()
@@ -172,7 +200,7 @@ def plan(
     from dpsynth.schema import Schema
     from dpsynth.split import plan as run
 
-    _out(run(Schema.load(schema), epsilon=epsilon, delta=delta, n_rows=rows), as_json)
+    _out(as_json, run(Schema.load(schema), epsilon=epsilon, delta=delta, n_rows=rows))
 
 
 @app.command()
@@ -189,7 +217,7 @@ def evaluate(
     report = run(real, synthetic, holdout)
     if html is not None:
         report.to_html(html)
-    _out(report, as_json)
+    _out(as_json, report, report, *([f"The internal report is {html}: keep it inside."] if html else []))
 
 
 @app.command()
@@ -222,11 +250,12 @@ def release(
         accept_inconclusive=accept_inconclusive,
         ledger=Ledger(ledger) if ledger else None,
     )
-    if as_json:
-        _out({"path": str(done.path), "rows": done.rows, "files": done.files, "gate": done.gate.to_json()}, True)
-        return
-    _out(gate_table(done.gate), False)
-    _out(f"{done.rows:,} rows released to {done.path}. Check it with: dpsynth verify {done.path}", False)
+    _out(
+        as_json,
+        {"path": str(done.path), "rows": done.rows, "files": done.files, "gate": done.gate.to_json()},
+        gate_table(done.gate),
+        f"{done.rows:,} rows released to {done.path}. Check it with: dpsynth verify {done.path}",
+    )
 
 
 @app.command()
@@ -239,11 +268,14 @@ def verify(
     from dpsynth.verification import verify as run
 
     found = run(folder, public_key=public_key)
-    if as_json:
-        _out(found, True)
-    elif found.ok:
-        signed = ", signed by this key" if found.signed else ""
-        _out(f"[green]verified[/]: epsilon {found.epsilon:.6g} at delta {found.delta:g}, recomputed from its events{signed}", False)
+    if as_json or found.ok:
+        by = ", signed by this key" if found.signed else ""
+        told = (
+            f"verified: epsilon {found.epsilon:.6g} at delta {found.delta:g}, recomputed from its events{by}"
+            if found.ok
+            else ""
+        )
+        _out(as_json, found, told)
     found.require()
 
 
@@ -260,7 +292,7 @@ def demo(
     made = run(out, epsilon=epsilon)
     if as_json:
         scores = {k: asdict(getattr(made.fidelity, k)) for k in ("synthetic", "ceiling", "floor")}
-        _out({"release": str(made.release_dir), "gate": made.release.gate.to_json(), "fidelity": scores}, True)
+        _out(True, {"release": str(made.release_dir), "gate": made.release.gate.to_json(), "fidelity": scores})
     else:
         show(made, stdout())
 
@@ -273,10 +305,7 @@ def budget_show(ledger: LedgerUrl = None, as_json: Json = False) -> None:
 
     book = Ledger(ledger)
     spent = [(record, book.spent(record.id)) for record in book.datasets()]
-    if as_json:
-        _out([asdict(record) | asdict(total) for record, total in spent], True)
-    else:
-        _out(ledger_tables(spent), False)
+    _out(as_json, [asdict(record) | asdict(total) for record, total in spent], ledger_tables(spent))
 
 
 @budget.command("set")
@@ -291,18 +320,20 @@ def budget_set(
     from dpsynth.privacy.ledger import Ledger
 
     record = Ledger(ledger).set_cap(name, epsilon=epsilon, delta=delta)
-    _out(asdict(record) if as_json else f"{name}: never more than epsilon {epsilon:g} at delta {delta:g}", as_json)
+    _out(as_json, asdict(record), f"{name}: never more than epsilon {epsilon:g} at delta {delta:g}")
 
 
 @budget.command("report")
-def budget_report(run: Annotated[str, typer.Argument(help="A run's id.")], ledger: LedgerUrl = None, as_json: Json = False) -> None:
+def budget_report(
+    run: Annotated[str, typer.Argument(help="A run's id.")], ledger: LedgerUrl = None, as_json: Json = False
+) -> None:
     """Every query of one run."""
     from dpsynth.privacy.events import to_json
     from dpsynth.privacy.ledger import Ledger
     from dpsynth.report.terminal import events_table
 
     events = Ledger(ledger).events(run)
-    _out([to_json(e) for e in events] if as_json else events_table(events), as_json)
+    _out(as_json, [to_json(e) for e in events], events_table(events))
 
 
 @budget.command("verify")
@@ -311,18 +342,23 @@ def budget_verify(ledger: LedgerUrl = None, as_json: Json = False) -> None:
     from dpsynth.privacy.ledger import Ledger
 
     problems = Ledger(ledger).verify()
-    if as_json:
-        _out({"ok": not problems, "problems": problems}, True)
+    if as_json or not problems:
+        _out(as_json, {"ok": not problems, "problems": problems}, "verified: every entry is as it was written")
     if problems:
         raise VerificationError("; ".join(problems))
-    if not as_json:
-        _out("[green]verified[/]: every entry is as it was written", False)
 
 
 @keys.command("new")
-def keys_new(path: Annotated[Path, typer.Argument(help="File for the private key.")] = Path("dpsynth-key.pem")) -> None:
+def keys_new(
+    path: Annotated[Path, typer.Argument(help="File for the private key.")] = Path("dpsynth-key.pem"),
+    as_json: Json = False,
+) -> None:
     """Make a key pair for signing releases."""
     from dpsynth.privacy.keys import new_keys
 
     private, public = new_keys(path)
-    _out(f"private key: {private} (keep it)\npublic key: {public} (give it to who verifies)", False)
+    _out(
+        as_json,
+        {"private_key": str(private), "public_key": str(public)},
+        f"private key: {private} (keep it)\npublic key: {public} (give it to who verifies)",
+    )

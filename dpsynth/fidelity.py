@@ -25,7 +25,7 @@ from dpsynth.sources import read
 if TYPE_CHECKING:
     from rich.console import Group
 
-BINS, LABELS = 20, 40
+BINS, LABELS = 10, 40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

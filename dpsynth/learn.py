@@ -48,7 +48,7 @@ LOOKED_AT = 1500
 WHOLE = 512
 MAX_LABELS = 64
 # Of the schema stage's share for a column: what its form and its step get; its range, the finest histogram, gets the rest.
-FORM_PART, STEP_PART = 0.2, 0.2
+FORM_PART, STEP_PART = 0.1, 0.1
 
 
 class Detector(Classifier, Protocol):
@@ -440,7 +440,7 @@ def _codec(cells: FineCells, measured: Measurement, n_units: float, pair_sigma: 
     seen = counts[cells.missing] > SIGNIFICANT * measured.sigma
     known = counts[: cells.missing]
     if isinstance(cells, LineCells):
-        first, last = occupied_span(known, measured.sigma, grow=False) if not (column and column.bounds) else (0, len(known))
+        first, last = occupied_span(known, measured.sigma, grow=bool(cells.edges)) if not (column and column.bounds) else (0, len(known))
         inside = (np.arange(len(known)) >= first) & (np.arange(len(known)) < last)
         known = np.where(inside, known, 0.0)
         groups = line_groups(np.maximum(known, 0.0), at_most)
