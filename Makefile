@@ -1,56 +1,55 @@
-# make demo   a real survey, from raw rows to a release folder      make check   format, lint, types, import rules
-# make test   the fast tests (make test-all: every test)            make clean   remove what these made
-
+# Two commands do everything on a fresh clone: `make demo` and `make test`.
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= demo-out
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --quiet --constraint constraints.txt
-FAST   := not slow and not statistical and not browser
+PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-browser test-all check clean
+.PHONY: help demo test check test-all format clean
+help:
+	@echo "make demo      install, then run the demo on a real survey: release folder in $(OUT)/release"
+	@echo "make test      install, then run the tests (under 10 minutes)"
+	@echo "make check     formatting, lint, types, import directions"
+	@echo "make test-all  also the slow, statistical and browser tests"
+	@echo "make clean     remove the environment and what the demo made"
 
-demo: $(VENV)/demo.stamp
+# The environment is made once; it is made anew when the requirements change.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "== installing into $(VENV) (a few minutes, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,demo]"
+	@touch $@
+	@echo "== installed"
+
+demo: $(VENV)/.installed
+	@echo "== dpsynth demo: a real survey with made-up people, from raw rows to a release folder"
 	$(BIN)/dpsynth demo --out $(OUT)
-	@echo "make demo: done; open $(OUT)/release/report.html (shareable) or $(OUT)/internal/fidelity.html (yours alone)"
+	@echo "== checking the release folder"
+	$(BIN)/dpsynth verify $(OUT)/release
+	@echo "== done: the release folder is $(OUT)/release (begin with report.html); your own report is $(OUT)/internal/fidelity.html"
 
-test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "$(FAST)"
-	@echo "make test: the fast tests passed; make test-all runs every test"
+test: $(VENV)/.installed
+	@echo "== tests (slow, statistical and browser tests are left to make test-all)"
+	$(PYTEST) -q -m "not slow and not statistical and not browser"
+	@echo "== done: all of them passed"
 
-test-slow: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m "slow or statistical"
-	@echo "make test-slow: slow and statistical tests passed"
-
-test-browser: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -m browser
-	@echo "make test-browser: reports were opened in a browser"
-
-test-all: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest
-	@echo "make test-all: every test passed"
-
-check: $(VENV)/dev.stamp
+check: $(VENV)/.installed
+	@echo "== formatting, lint, types, import directions"
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	@echo "make check: format, lint, types and import rules hold"
+	@echo "== done: nothing to mend"
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+test-all: test
+	@echo "== slow, statistical and browser tests"
+	$(PYTEST) -q -m "slow or statistical or browser" --durations=10
+	@echo "== done: all of them passed"
 
-# The first installation takes minutes (torch is large); a stamp says that it is done.
-$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing dpsynth with the demo's data into $(VENV) ..."
-	$(PIP) --editable ".[demo]"
-	@touch $@
-
-$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing dpsynth with all that tests need into $(VENV) ..."
-	$(PIP) --editable ".[demo,dev]"
-	@touch $@ $(VENV)/demo.stamp
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist dpsynth.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
-	@echo "make clean: removed the environment, the demo's folder and all caches"
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

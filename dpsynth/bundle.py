@@ -223,5 +223,3 @@ def _facts(column: Any) -> str:
 def _cell(text: str) -> str:
     """Text in a Markdown table's cell."""
     return str(text).replace("|", "\\|").replace("\n", " ")
-
-

@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
 UNIT, MAX_ROWS, EPSILON, DATASET = "zper", 5, 3.0, "rand-health-insurance-demo"
 # What is kept of the survey's 45 columns: 24 that are neither functions of others nor nearly constant, and the person.
-COLUMNS = (
-    "zper site plan coins year female black child xage educdec income num mdeoff "
-    "mhi disea physlm ghindx hlthg mdvis notmdvis totadm outpdol drugdol inpdol meddol"
-).split()
-FIRST = "Ada Ben Cora Dan Eva Finn Gina Hugo Iris Jack Kate Liam Mona Nick Olga Paul Rosa Sam Tina Victor Wendy Zoe".split()
-LAST = "Abbott Baker Carter Dalton Ellis Foster Grant Harris Irving Jenkins Keller Lawson Miller Norton Palmer".split()
+COLUMNS = ["zper", "site", "plan", "coins", "year", "female", "black", "child", "xage", "educdec", "income", "num", "mdeoff", "mhi", "disea", "physlm", "ghindx", "hlthg", "mdvis", "notmdvis", "totadm", "outpdol", "drugdol", "inpdol", "meddol"]
+FIRST = (
+    ["Ada", "Ben", "Cora", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jack", "Kate", "Liam", "Mona", "Nick", "Olga", "Paul", "Rosa", "Sam", "Tina", "Victor", "Wendy", "Zoe"]
+)
+LAST = ["Abbott", "Baker", "Carter", "Dalton", "Ellis", "Foster", "Grant", "Harris", "Irving", "Jenkins", "Keller", "Lawson", "Miller", "Norton", "Palmer"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,9 +65,16 @@ def _people(survey: pd.DataFrame) -> pd.DataFrame:
     persons = survey[UNIT].unique()
     n = len(persons)
     first, last = (np.array(names)[rng.integers(0, len(names), n)] for names in (FIRST, LAST))
-    phone = [f"({a}) {b}-{c:04d}" for a, b, c in zip(rng.integers(212, 219, n), rng.integers(730, 740, n), rng.integers(0, 10000, n), strict=True)]
+    phone = [
+        f"({a}) {b}-{c:04d}"
+        for a, b, c in zip(rng.integers(212, 219, n), rng.integers(730, 740, n), rng.integers(0, 10000, n), strict=True)
+    ]
     visits = survey.groupby(UNIT)["mdvis"].mean().reindex(persons).to_numpy()
-    topic = np.select([visits >= 5, visits >= 1], ["to plan the next visits", "to confirm the yearly check-up"], "to offer a first visit")
+    topic = np.select(
+        [visits >= 5, visits >= 1],
+        ["to plan the next visits", "to confirm the yearly check-up"],
+        "to offer a first visit",
+    )
     people = pd.DataFrame(
         {
             "name": [f"{f} {s}" for f, s in zip(first, last, strict=True)],
@@ -135,7 +141,12 @@ def show(demo: Demo, console: Console) -> None:
     from dpsynth.report.terminal import budget_table, fidelity_tables, gate_table
 
     synth = demo.synth
-    console.print(Panel("RAND Health Insurance Experiment, person-years; names, e-mails, telephones and notes are made up", title="dpsynth demo"))
+    console.print(
+        Panel(
+            "RAND Health Insurance Experiment, person-years; names, e-mails, telephones and notes are made up",
+            title="dpsynth demo",
+        )
+    )
     columns = Table(title="Columns that needed a decision")
     for name in ("column", "made by", "why"):
         columns.add_column(name)

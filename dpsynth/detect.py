@@ -33,7 +33,9 @@ def scan(data: Any) -> PIIReport:
         cells = rows.cells[column.name]
         if not isinstance(cells, Strings) or column.type == "boolean":
             reason = f"a {column.type} column is not searched for identifiers"
-            findings.append(ColumnFinding(column=column.name, kind=column.type, entity=None, action="keep", reason=reason))
+            findings.append(
+                ColumnFinding(column=column.name, kind=column.type, entity=None, action="keep", reason=reason)
+            )
             continue
         rate = min(1.0, LOOKED_AT / max(len(cells.uniques), 1))
         # The key only picks which cells are looked at; a scan may as well look at the same ones each time.

@@ -116,9 +116,7 @@ def evaluate(
         tables["other"] = read(holdout).cells
     names, skipped = _comparable(tables, schema)
     bins = {name: _Bins.of(tables["real"][name]) for name in names}
-    coded = {
-        which: {name: bins[name].code(cells[name]) for name in names} for which, cells in tables.items()
-    }
+    coded = {which: {name: bins[name].code(cells[name]) for name in names} for which, cells in tables.items()}
     values = {
         which: {name: bins[name].values(cells[name]) for name in names if bins[name].edges is not None}
         for which, cells in tables.items()

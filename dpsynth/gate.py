@@ -107,7 +107,12 @@ class GateReport:
 
 
 def measure(
-    table: PrivateTable, codecs: Sequence[Codec], reference: IntArray, weights: FloatArray, gate: Gate, mu_squared: float
+    table: PrivateTable,
+    codecs: Sequence[Codec],
+    reference: IntArray,
+    weights: FloatArray,
+    gate: Gate,
+    mu_squared: float,
 ) -> GateMeasurement:
     """Spend the gate's slice.
 
@@ -225,7 +230,11 @@ def drift(
 
 
 def _distance(
-    codecs: Sequence[Codec], first: IntArray, second: IntArray, weights: tuple[FloatArray, FloatArray], query: tuple[int, ...]
+    codecs: Sequence[Codec],
+    first: IntArray,
+    second: IntArray,
+    weights: tuple[FloatArray, FloatArray],
+    query: tuple[int, ...],
 ) -> float:
     a, b = (_table(codecs, rows, w, query) for rows, w in zip((first, second), weights, strict=True))
     return 0.5 * float(np.abs(a / a.sum() - b / b.sum()).sum())

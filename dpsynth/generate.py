@@ -54,7 +54,11 @@ def _rows_of_codes(codec: Codec) -> FloatArray:
 
 
 def table_of(
-    facts: Sequence[ColumnFacts], codes: IntArray, unit_ids: IntArray, fixed: Mapping[str, Any], rng: np.random.Generator
+    facts: Sequence[ColumnFacts],
+    codes: IntArray,
+    unit_ids: IntArray,
+    fixed: Mapping[str, Any],
+    rng: np.random.Generator,
 ) -> pd.DataFrame:
     """The synthetic table: `codes` of shape (n, modelled columns) in the order of `facts`; ids and fakes made afresh.
 

@@ -33,12 +33,12 @@ from dpsynth.encode.grid import (
 )
 from dpsynth.encode.parse import MAX_DECIMALS, TIME_STEPS, Scale
 from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, StepOf
-from dpsynth.split import Split
 from dpsynth.privacy.errors import SchemaError
-from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray, IntArray
+from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable, Vocabulary
 from dpsynth.schema import Column, Kind, Schema
 from dpsynth.sources import SourceColumn
+from dpsynth.split import Split
 
 Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id"]
 
@@ -138,9 +138,7 @@ def _declared(source: SourceColumn, schema: Schema | None) -> Column:
 class _Learner:
     """One run of the four stages. Holds what each has found so far; every value in it is public or noisy."""
 
-    def __init__(
-        self, table: PrivateTable, split: Split, detector: Detector | None, key: str, progress: Steps
-    ) -> None:
+    def __init__(self, table: PrivateTable, split: Split, detector: Detector | None, key: str, progress: Steps) -> None:
         self.table, self.split, self.detector, self.key, self.progress = table, split, detector, key, progress
         self.total = table.account.reserved.mu_squared
         self.reasons: dict[str, str] = {}
@@ -228,7 +226,11 @@ class _Learner:
         columns = [replace(c, kind=kinds[c.name]) if c.name in kinds else c for c in columns]
         lines = [c for c in self._open(columns) if c.kind in _SCALES]
         stepless = [c for c in lines if not c.integer and c.decimals is None]
-        for c, m in zip(stepless, self._ask([StepOf(c.name, _SCALES[c.kind]) for c in stepless], "step", STEP_PART * each), strict=True):
+        for c, m in zip(
+            stepless,
+            self._ask([StepOf(c.name, _SCALES[c.kind]) for c in stepless], "step", STEP_PART * each),
+            strict=True,
+        ):
             self.steps[c.name] = _step(m, _SCALES[c.kind])
         boundless = [c for c in lines if c.bounds is None]
         grids = [RangeOf(c.name, _SCALES[c.kind]) for c in boundless]
@@ -304,7 +306,10 @@ class _Learner:
         budget = self.split.one_way * self.total if len(cells) > 1 else self.table.account.left.mu_squared
         labels = ["rows per unit" if c.column == ROWS_PER_UNIT else c.column for c in cells]
         fine = self.table.counts(
-            [[c] for c in cells], mu_squared=min(budget, rest) if len(cells) > 1 else budget, stage="one-way", labels=labels
+            [[c] for c in cells],
+            mu_squared=min(budget, rest) if len(cells) > 1 else budget,
+            stage="one-way",
+            labels=labels,
         )
         fine = [self._combine(c, m) for c, m in zip(cells, fine, strict=True)]
         n_units = float(np.mean([m.values.sum() for m in fine]))
@@ -408,7 +413,9 @@ def _declared_range(column: Column, step: float | None) -> tuple[FloatArray, Flo
     if column.bounds is None:
         raise SchemaError(f"column {column.name!r} has no declared bounds")
     if column.kind == "datetime":
-        low, high = (pd.Timestamp(str(b)).to_datetime64().astype("datetime64[us]").astype(np.int64) for b in column.bounds)
+        low, high = (
+            pd.Timestamp(str(b)).to_datetime64().astype("datetime64[us]").astype(np.int64) for b in column.bounds
+        )
     else:
         factor = 1e6 if column.kind == "timedelta" else 1.0
         low, high = (float(b) * factor for b in column.bounds)
@@ -440,7 +447,11 @@ def _codec(cells: FineCells, measured: Measurement, n_units: float, pair_sigma: 
     seen = counts[cells.missing] > SIGNIFICANT * measured.sigma
     known = counts[: cells.missing]
     if isinstance(cells, LineCells):
-        first, last = occupied_span(known, measured.sigma, grow=bool(cells.edges)) if not (column and column.bounds) else (0, len(known))
+        first, last = (
+            occupied_span(known, measured.sigma, grow=bool(cells.edges))
+            if not (column and column.bounds)
+            else (0, len(known))
+        )
         inside = (np.arange(len(known)) >= first) & (np.arange(len(known)) < last)
         known = np.where(inside, known, 0.0)
         groups = line_groups(np.maximum(known, 0.0), at_most)

@@ -123,7 +123,9 @@ def _open(data: Any) -> tuple[pd.DataFrame, Layout, frozenset[str]]:
     elif isinstance(data, str | Path):
         return _open_file(Path(data))
     else:
-        raise SchemaError("data must be a pandas or polars DataFrame, a pyarrow Table, or the path of a CSV or Parquet file")
+        raise SchemaError(
+            "data must be a pandas or polars DataFrame, a pyarrow Table, or the path of a CSV or Parquet file"
+        )
     dtypes = {name: dtype for name, dtype in zip(table.columns, table.dtypes, strict=True)}
     return table, Layout(frame=frame, dtypes=dtypes), frozenset()
 
@@ -149,7 +151,9 @@ def _open_file(path: Path) -> tuple[pd.DataFrame, Layout, frozenset[str]]:
     except SchemaError:
         raise
     except Exception as error:  # a reader's own message may quote a row
-        raise SchemaError(f"the file {path.name} cannot be read ({type(error).__name__}): is it whole, and UTF-8?") from None
+        raise SchemaError(
+            f"the file {path.name} cannot be read ({type(error).__name__}): is it whole, and UTF-8?"
+        ) from None
     raise SchemaError(f"the file {path.name} is neither .csv, .tsv (also .gz) nor .parquet")
 
 

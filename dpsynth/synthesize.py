@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import secrets
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,6 @@ from dpsynth.console import Progress, make_progress
 from dpsynth.gate import Gate
 from dpsynth.generate import draw, unit_weights
 from dpsynth.learn import Detector, learn
-from dpsynth.split import Split
 from dpsynth.privacy.accountant import require_budget
 from dpsynth.privacy.budget import Account, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
@@ -33,6 +31,7 @@ from dpsynth.privacy.statement import PrivacyStatement
 from dpsynth.privacy.table import PrivateTable, Witness
 from dpsynth.schema import Schema
 from dpsynth.sources import Rows, read
+from dpsynth.split import Split
 from dpsynth.synthesizer import LINEAGE, Synthesizer, load
 
 if TYPE_CHECKING:

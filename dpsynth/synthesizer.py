@@ -19,7 +19,7 @@ from dpsynth.generate import condition, draw, table_of, unit_weights
 from dpsynth.learn import ColumnFacts, Domain
 from dpsynth.models.protocol import TableModel
 from dpsynth.privacy.errors import ModelError, SchemaError
-from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray, Numbers, Strings
+from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray
 from dpsynth.privacy.statement import PrivacyStatement
 from dpsynth.privacy.table import Measurement
 from dpsynth.schema import Column, Schema
@@ -83,9 +83,7 @@ class Synthesizer:
         codec = self._codec(name)
         return pd.Series(codec.shares, index=list(codec.cells.describe()), name=name)
 
-    def sample(
-        self, n: int | None = None, *, where: Mapping[str, Any] | None = None, seed: int | None = None
-    ) -> Any:
+    def sample(self, n: int | None = None, *, where: Mapping[str, Any] | None = None, seed: int | None = None) -> Any:
         """Synthetic rows in the input's frame type, columns, order and dtypes. Free: as often as you like.
 
         n: number of rows; None = about as many as the source (and without `where` and `seed`, the very table that the
@@ -109,13 +107,19 @@ class Synthesizer:
         return codes, unit_weights(self.domain, codes)
 
     def drift(self, table: pd.DataFrame) -> tuple[float, float]:
-        """Mean 1-way and 2-way TVD between a synthetic table and the one that the gate measured."""
-        codecs = [f.codec for f in self.domain.facts if f.codec is not None]
+        """Mean 1-way and 2-way TVD between a synthetic table and the one that the gate measured.
+
+        Scrubbed text is left out: its placeholders are filled with fakes, which have no code.
+        """
+        modelled = [f for f in self.domain.facts if f.codec is not None]
+        kept = [(i, f.codec) for i, f in enumerate(modelled) if f.codec is not None and f.treatment == "modelled"]
+        if not kept or not len(table):
+            return 0.0, 0.0
+        places, codecs = [i for i, _ in kept], [c for _, c in kept]
         cells = read(table).cells
         coded = np.stack([c.encode(cells[c.column]) for c in codecs], axis=1)
         reference, weights = self.reference()
-        even = _row_weights(self.domain, table)
-        return gates.drift(codecs, reference[:, : len(codecs)], coded, (weights, even))
+        return gates.drift(codecs, reference[:, places], coded, (weights, _row_weights(self.domain, table)))
 
     def _table(self, n: int | None, where: dict[str, Any], seed: int | None) -> pd.DataFrame:
         if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0):

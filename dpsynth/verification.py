@@ -47,7 +47,11 @@ def verify(out: str | Path, *, public_key: str | Path | None = None) -> Verifica
     """
     folder = Path(out)
     manifest = _load(folder / MANIFEST)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or not isinstance(manifest.get("files"), dict)
+    ):
         return Verification(
             ok=False, problems=(f"{MANIFEST}: missing or not a manifest",), epsilon=None, delta=None, signed=None
         )

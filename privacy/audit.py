@@ -42,7 +42,9 @@ class Recorder:
         self._answers.append((label, exact, noisy))
         return noisy
 
-    def vocabulary(self, label: str, exact: Mapping[object, int], sensitivity: float, released: Vocabulary) -> Vocabulary:
+    def vocabulary(
+        self, label: str, exact: Mapping[object, int], sensitivity: float, released: Vocabulary
+    ) -> Vocabulary:
         self._vocabularies.append((label, dict(exact), released))
         return released
 
@@ -65,14 +67,20 @@ class Replay:
     def answer(self, label: str, exact: IntArray, sensitivity: float, noisy: IntArray) -> IntArray:
         first_label, first_exact, first_noisy = next(self._answers, ("", exact, noisy))
         if first_label != label or first_exact.shape != exact.shape:
-            raise PrivacyError(f"the runs part ways at {label}: with equal answers so far they must ask the same queries")
+            raise PrivacyError(
+                f"the runs part ways at {label}: with equal answers so far they must ask the same queries"
+            )
         self._compare(label, float(np.linalg.norm((exact - first_exact).astype(np.float64))), sensitivity)
         return first_noisy
 
-    def vocabulary(self, label: str, exact: Mapping[object, int], sensitivity: float, released: Vocabulary) -> Vocabulary:
+    def vocabulary(
+        self, label: str, exact: Mapping[object, int], sensitivity: float, released: Vocabulary
+    ) -> Vocabulary:
         first_label, first_exact, first_released = next(self._vocabularies, ("", {}, released))
         if first_label != label:
-            raise PrivacyError(f"the runs part ways at {label}: with equal answers so far they must ask the same queries")
+            raise PrivacyError(
+                f"the runs part ways at {label}: with equal answers so far they must ask the same queries"
+            )
         moved = [exact.get(value, 0) - first_exact.get(value, 0) for value in {*exact, *first_exact}]
         self._compare(label, float(np.linalg.norm(np.array(moved, np.float64))), sensitivity)
         return first_released

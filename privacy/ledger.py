@@ -123,9 +123,7 @@ class Ledger:
             by_print = self._find(connection, "prints", fingerprint)
             by_name = self._find(connection, "names", name) if name is not None else None
             if by_print and by_name and by_print != by_name:
-                raise LedgerError(
-                    f"these rows are booked under another data set than {name!r}; use that name, or none"
-                )
+                raise LedgerError(f"these rows are booked under another data set than {name!r}; use that name, or none")
             found = by_print or by_name
             if found is None:
                 found = self._register(connection, unit)
@@ -173,7 +171,9 @@ class Ledger:
     def commit(self, reservation: Reservation, events: Sequence[Event]) -> str:
         """Book what a run did with its reservation; returns the chain's head. What was reserved stays charged."""
         did = cost_of(events)
-        if did.mu_squared > reservation.cost.mu_squared * (1 + _ROUNDING) or did.delta > reservation.cost.delta * (1 + _ROUNDING):
+        if did.mu_squared > reservation.cost.mu_squared * (1 + _ROUNDING) or did.delta > reservation.cost.delta * (
+            1 + _ROUNDING
+        ):
             raise PrivacyError("a run's events cost more than it had reserved")
         with self._write() as connection:
             body = {"events": [to_json(e) for e in events]}
@@ -244,7 +244,9 @@ class Ledger:
                     count = row.seq
                 if row.prev != previous:
                     problems.append(f"entry {row.seq}: does not follow the entry before it")
-                if not hmac.compare_digest(row.mac, self._mac(row.seq, row.dataset, row.run, row.kind, row.body, row.created, row.prev)):
+                if not hmac.compare_digest(
+                    row.mac, self._mac(row.seq, row.dataset, row.run, row.kind, row.body, row.created, row.prev)
+                ):
                     problems.append(f"entry {row.seq}: was changed after it was written")
                 previous = row.mac
             sealed = connection.execute(self._tables["seal"].select()).first()
@@ -260,7 +262,9 @@ class Ledger:
         connection.execute(
             self._tables["entries"]
             .insert()
-            .values(seq=count + 1, dataset=dataset, run=run, kind=kind, body=text, created=created, prev=previous, mac=mac)
+            .values(
+                seq=count + 1, dataset=dataset, run=run, kind=kind, body=text, created=created, prev=previous, mac=mac
+            )
         )
         seal = self._tables["seal"]
         signed = self._sign(f"{count + 1}|{mac}")
@@ -437,7 +441,9 @@ def _connect(url: str) -> Engine:
     try:
         engine = create_engine(url)
     except (SQLAlchemyError, ImportError) as error:
-        raise LedgerError(f"the ledger's URL cannot be used ({type(error).__name__}); e.g. sqlite:///budget.db") from None
+        raise LedgerError(
+            f"the ledger's URL cannot be used ({type(error).__name__}); e.g. sqlite:///budget.db"
+        ) from None
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine, "connect")
@@ -473,12 +479,20 @@ def _create(engine: Engine) -> dict[str, Table]:
             "dpsynth_entries",
             meta,
             Column("seq", Integer, primary_key=True, autoincrement=False),
-            *(Column(name, Text, nullable=False) for name in ("dataset", "run", "kind", "body", "created", "prev", "mac")),
+            *(
+                Column(name, Text, nullable=False)
+                for name in ("dataset", "run", "kind", "body", "created", "prev", "mac")
+            ),
         ),
-        "seal": Table("dpsynth_seal", meta, Column("id", Integer, primary_key=True), Column("mac", Text, nullable=False)),
+        "seal": Table(
+            "dpsynth_seal", meta, Column("id", Integer, primary_key=True), Column("mac", Text, nullable=False)
+        ),
     } | {
         name: Table(
-            f"dpsynth_{name}", meta, Column("key", String(400), primary_key=True), Column("dataset", Text, nullable=False)
+            f"dpsynth_{name}",
+            meta,
+            Column("key", String(400), primary_key=True),
+            Column("dataset", Text, nullable=False),
         )
         for name in ("names", "prints")
     }

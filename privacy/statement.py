@@ -107,6 +107,7 @@ class PrivacyStatement:
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><td>{html.escape(stage)}</td><td>{share:.1%}</td></tr>" for stage, share in self.spent_by_stage().items()
+            f"<tr><td>{html.escape(stage)}</td><td>{share:.1%}</td></tr>"
+            for stage, share in self.spent_by_stage().items()
         )
         return f"<p>{html.escape(self.sentence())}</p><table><tr><th>stage</th><th>share</th></tr>{rows}</table>"

@@ -45,7 +45,9 @@ class Witness(Protocol):
     def answer(self, label: str, exact: IntArray, sensitivity: float, noisy: IntArray) -> IntArray:
         """Called with each exact and noisy answer; returns the noisy answer to go on with."""
 
-    def vocabulary(self, label: str, exact: Mapping[object, int], sensitivity: float, released: Vocabulary) -> Vocabulary:
+    def vocabulary(
+        self, label: str, exact: Mapping[object, int], sensitivity: float, released: Vocabulary
+    ) -> Vocabulary:
         """The same for a stability histogram."""
 
 
@@ -98,7 +100,10 @@ class PrivateTable:
         for label in labels:
             self._charge_gaussian(stage, label, self._source.scale, sigma)
         exact = self._source.count(queries)
-        return [self._noisy(f"{stage}/{label}", e, self._source.scale, sigma) for label, e in zip(labels, exact, strict=True)]
+        return [
+            self._noisy(f"{stage}/{label}", e, self._source.scale, sigma)
+            for label, e in zip(labels, exact, strict=True)
+        ]
 
     def distances(
         self,
@@ -171,7 +176,9 @@ class PrivateTable:
         noisy = exact + self._noise.rounded_gaussian(sigma, len(exact))
         kept = np.flatnonzero(noisy >= threshold)
         # In an order that says nothing of the rows': by noisy count, then by value.
-        kept = kept[sorted(range(len(kept)), key=lambda i: (-noisy[kept[i]], str(values[kept[i]])))] if len(kept) else kept
+        kept = (
+            kept[sorted(range(len(kept)), key=lambda i: (-noisy[kept[i]], str(values[kept[i]])))] if len(kept) else kept
+        )
         released = Vocabulary(
             values=tuple(values[kept]), counts=noisy[kept] / scale, sigma=sigma / scale, threshold=threshold / scale
         )

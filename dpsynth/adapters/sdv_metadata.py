@@ -46,7 +46,9 @@ def read(metadata: Any, *, ranges: Literal["declared", "ignore"]) -> Schema:
     Raises SchemaError for anything else, and for metadata of several tables.
     """
     if ranges not in ("declared", "ignore"):
-        raise SchemaError("ranges must be 'declared' (they are public knowledge) or 'ignore' (they were detected in rows)")
+        raise SchemaError(
+            "ranges must be 'declared' (they are public knowledge) or 'ignore' (they were detected in rows)"
+        )
     body = _as_dict(metadata)
     tables = body.get("tables", {"table": body})
     if len(tables) != 1:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from dpsynth.privacy.source import Cells, FloatArray, Numbers, Strings
+from dpsynth.privacy.source import Cells, FloatArray, Numbers
 
 Scale = Literal["number", "datetime", "timedelta"]
 

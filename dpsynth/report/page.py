@@ -11,7 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("dpsynth.report", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("dpsynth.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     )
     environment.filters["percent"] = lambda share: f"{share:.1%}"
     environment.filters["three"] = lambda value: f"{value:.3f}"

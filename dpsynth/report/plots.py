@@ -17,7 +17,9 @@ def stacked_bar(parts: dict[str, float]) -> Markup:
     for i, (name, share) in enumerate(parts.items()):
         width = 100 * share
         title = f"<title>{escape(name)}: {share:.1%}</title>"
-        out.append(f'<rect class="c{i % 8}" x="{at:.2f}" y="0" width="{max(width - 0.3, 0.1):.2f}" height="8">{title}</rect>')
+        out.append(
+            f'<rect class="c{i % 8}" x="{at:.2f}" y="0" width="{max(width - 0.3, 0.1):.2f}" height="8">{title}</rect>'
+        )
         at += width
     label = ", ".join(f"{name} {share:.0%}" for name, share in parts.items())
     legend = "".join(
@@ -36,7 +38,9 @@ def overlay(labels: Sequence[str], first: FloatArray, second: FloatArray, names:
     for i, (label, a, b) in enumerate(zip(labels, first, second, strict=True)):
         x, height = i * width, 70 * a / top
         title = f"<title>{escape(label)}: {names[0]} {a:.1%}, {names[1]} {b:.1%}</title>"
-        bars.append(f'<rect class="c0" x="{x + 0.4:.2f}" y="{72 - height:.2f}" width="{max(width - 0.8, 0.4):.2f}" height="{height:.2f}">{title}</rect>')
+        bars.append(
+            f'<rect class="c0" x="{x + 0.4:.2f}" y="{72 - height:.2f}" width="{max(width - 0.8, 0.4):.2f}" height="{height:.2f}">{title}</rect>'
+        )
         y = 72 - 70 * b / top
         path.append(f"{'M' if i == 0 else 'L'}{x:.2f} {y:.2f} L{x + width:.2f} {y:.2f}")
     text = f"{n} cells; largest difference {float(np.abs(first - second).max(initial=0)):.1%}"
@@ -88,7 +92,9 @@ def intervals(rows: Sequence[tuple[str, float, float, float, float]]) -> Markup:
             f'<circle class="{verdict}" cx="{value * scale:.2f}" cy="{y + 4}" r="3"/>'
             f'<path class="limit" d="M{threshold * scale:.2f} {y - 2} L{threshold * scale:.2f} {y + 10}"/>'
         )
-    return Markup(f'<svg class="gate" viewBox="0 0 310 {26 * len(rows) + 4}" role="img" aria-label="Checks of the gate">{"".join(out)}</svg>')
+    return Markup(
+        f'<svg class="gate" viewBox="0 0 310 {26 * len(rows) + 4}" role="img" aria-label="Checks of the gate">{"".join(out)}</svg>'
+    )
 
 
 def _short(text: str) -> str:

@@ -52,7 +52,7 @@ def _histograms(synth: Synthesizer, table: pd.DataFrame, gate: GateReport) -> li
     cells = read(table).cells
     out = []
     for name, fact in synth.facts.items():
-        if fact.codec is None:
+        if fact.codec is None or fact.treatment != "modelled":
             continue
         labels, paid, made = _bars(fact.codec, cells[name])
         plot = plots.overlay(labels, made, paid, ("synthetic", "measured"))
@@ -66,7 +66,9 @@ def _bars(codec: Codec, cells: Cells) -> tuple[list[str], FloatArray, FloatArray
     made = fine / max(fine.sum(), 1)
     described = codec.cells.describe()
     if isinstance(codec.cells, LabelCells):
-        order = [int(i) for i in np.argsort(-codec.shares, kind="stable") if codec.shares[i] > 0 or made[i] > 0][:MAX_BARS]
+        order = [int(i) for i in np.argsort(-codec.shares, kind="stable") if codec.shares[i] > 0 or made[i] > 0][
+            :MAX_BARS
+        ]
         return [described[i] for i in order], codec.shares[order], made[order]
     starts = np.flatnonzero(np.diff(codec.groups[:-1], prepend=-1))
     labels = [described[i].split(" to ")[0] for i in starts]
@@ -75,7 +77,7 @@ def _bars(codec: Codec, cells: Cells) -> tuple[list[str], FloatArray, FloatArray
 
 
 def _associations(synth: Synthesizer, table: pd.DataFrame) -> Markup:
-    modelled = [name for name, fact in synth.facts.items() if fact.codec is not None]
+    modelled = [name for name, fact in synth.facts.items() if fact.treatment == "modelled"]
     if len(modelled) < 2 or len(table) < 2:
         return Markup("<p>Too few columns or rows.</p>")
     # The synthetic table compared with itself: only its own associations are used.

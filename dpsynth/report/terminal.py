@@ -63,7 +63,9 @@ def _associations(report: FidelityReport, pairs: int) -> Table:
         table.add_column(name, justify="right")
     for p in report.pairs[:pairs]:
         colour = "green" if abs(p.synthetic - p.real) < 0.1 else "yellow" if abs(p.synthetic - p.real) < 0.25 else "red"
-        table.add_row(f"{p.first} x {p.second}", f"{p.real:+.2f}", f"[{colour}]{p.synthetic:+.2f}[/]", f"{p.other:+.2f}", "0.00")
+        table.add_row(
+            f"{p.first} x {p.second}", f"{p.real:+.2f}", f"[{colour}]{p.synthetic:+.2f}[/]", f"{p.other:+.2f}", "0.00"
+        )
     return table
 
 
@@ -84,7 +86,9 @@ def budget_table(statement: PrivacyStatement) -> Table:
     from rich.table import Table
 
     title = f"Budget: epsilon {statement.epsilon:g}, delta {statement.delta:g}, unit {statement.unit}"
-    table = Table(title=title, caption=f"{len(statement.events)} queries; recomputed epsilon {statement.recomputed_epsilon:.6f}")
+    table = Table(
+        title=title, caption=f"{len(statement.events)} queries; recomputed epsilon {statement.recomputed_epsilon:.6f}"
+    )
     for name in ("stage", "queries", "share", ""):
         table.add_column(name, justify="right" if name in ("queries", "share") else "left")
     for stage, share in statement.spent_by_stage().items():
@@ -120,7 +124,9 @@ def ledger_tables(spent: Sequence[tuple[DatasetRecord, Spent]]) -> Group | str:
             table.add_column(name, justify="right" if name in ("epsilon", "delta") else "left")
         for run in total.runs:
             colour = "green" if run.state == "committed" else "yellow"
-            table.add_row(run.id, run.label, f"[{colour}]{run.state}[/]", f"{run.epsilon:.4g}", f"{run.delta:g}", run.created[:19])
+            table.add_row(
+                run.id, run.label, f"[{colour}]{run.state}[/]", f"{run.epsilon:.4g}", f"{run.delta:g}", run.created[:19]
+            )
         tables.append(table)
     return Group(*tables) if tables else "The ledger is empty."
 
@@ -135,5 +141,7 @@ def events_table(events: Sequence[Event]) -> Table:
         table.add_column(name, justify="left" if name in ("stage", "query") else "right", overflow="fold")
     for e in events:
         share = f"{e.mu_squared / total:.2%}"
-        table.add_row(e.stage, e.label, f"{e.sensitivity:g}", f"{e.sigma:.2f}", share, f"{e.delta:.1e}" if e.delta else "")
+        table.add_row(
+            e.stage, e.label, f"{e.sensitivity:g}", f"{e.sigma:.2f}", share, f"{e.delta:.1e}" if e.delta else ""
+        )
     return table

@@ -23,7 +23,11 @@ class MarkovField:
     """
 
     def __init__(
-        self, columns: Sequence[str], edges: Sequence[tuple[int, int]], tree: JunctionTree, potentials: Sequence[torch.Tensor]
+        self,
+        columns: Sequence[str],
+        edges: Sequence[tuple[int, int]],
+        tree: JunctionTree,
+        potentials: Sequence[torch.Tensor],
     ) -> None:
         self.columns, self.edges, self.tree = tuple(columns), tuple(edges), tree
         self._potentials = [p.detach().cpu().double() for p in potentials]

@@ -52,14 +52,18 @@ def build(sizes: Sequence[int], edges: Iterable[tuple[int, int]]) -> JunctionTre
         cliques.append(tuple(sorted(around | {out})))
         for a in around:
             neighbours[a] = (neighbours[a] | around) - {a, out}
-    maximal = [c for i, c in enumerate(cliques) if not any(set(c) < set(o) or (c == o and j < i) for j, o in enumerate(cliques))]
+    maximal = [
+        c
+        for i, c in enumerate(cliques)
+        if not any(set(c) < set(o) or (c == o and j < i) for j, o in enumerate(cliques))
+    ]
     return _arrange(tuple(sizes), maximal)
 
 
 def _arrange(sizes: tuple[int, ...], cliques: list[Clique]) -> JunctionTree:
     """A maximum spanning tree on separator sizes (Prim), which has the running-intersection property."""
     order, parents, separators = [0], [-1], [()]
-    best = {i: 0 for i in range(1, len(cliques))}
+    best = dict.fromkeys(range(1, len(cliques)), 0)
     shared = {(i, j): set(cliques[i]) & set(cliques[j]) for i, j in itertools.permutations(range(len(cliques)), 2)}
     while best:
         child = max(best, key=lambda i: (len(shared[i, best[i]]), -i))

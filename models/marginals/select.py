@@ -67,9 +67,7 @@ def spanning_tree(gain: Mapping[Pair, float], d: int) -> list[Pair]:
     return sorted(chosen)
 
 
-def dense_tree(
-    distances: Mapping[Pair, float], sizes: Sequence[int], mu_squared: float, max_cells: int
-) -> list[Pair]:
+def dense_tree(distances: Mapping[Pair, float], sizes: Sequence[int], mu_squared: float, max_cells: int) -> list[Pair]:
     """Pairs in the order of their gain, as long as a junction tree of `max_cells` cells holds them.
 
     How many pairs share the budget sets the noise, and the noise sets which pairs are worth it: a few numbers of pairs are
@@ -82,7 +80,9 @@ def dense_tree(
         chosen: list[Pair] = []
         ranked = sorted((p for p in gain if gain[p] > 0), key=lambda p: (-gain[p], p))
         for pair in ranked[:MAX_CANDIDATES]:
-            if len(chosen) < at_most and build(sizes, [*chosen, pair]).cells <= max(max_cells, sizes[pair[0]] * sizes[pair[1]]):
+            if len(chosen) < at_most and build(sizes, [*chosen, pair]).cells <= max(
+                max_cells, sizes[pair[0]] * sizes[pair[1]]
+            ):
                 chosen.append(pair)
         total = math.fsum(gain[p] for p in chosen)
         if total > best[0]:

@@ -121,7 +121,9 @@ def decide(header: str, votes: Mapping[str, float], total: float, noise_sd: floa
         return Decision(action="drop", entity=entity, reason=f"{_percent(share)} of its cells are {entity}")
     mixed = votes.get("TEXT", 0.0) + (hits if hits > 3 * noise_sd else 0.0)
     if mixed > max(3 * noise_sd, 0.02 * total, 0.5):
-        return Decision(action="scrub", entity=None, reason=f"{_percent(mixed / max(total, 1e-9))} of its cells hold identifiers")
+        return Decision(
+            action="scrub", entity=None, reason=f"{_percent(mixed / max(total, 1e-9))} of its cells hold identifiers"
+        )
     return Decision(action="keep", entity=None, reason="no identifiers found")
 
 

@@ -48,7 +48,9 @@ def fake_values(entity: str, n: int, rng: np.random.Generator) -> list[str]:
     if entity == "PHONE_NUMBER":  # 555-0100 to 555-0199 are set aside for fiction in every area
         return [f"({a}) 555-01{x:02d}" for a, x in zip(digits(201, 990), digits(0, 100), strict=True)]
     if entity == "US_SSN":  # area 9xx is never a social security number; groups 10-49 are no taxpayer number either
-        return [f"9{a:02d}-{g}-{s:04d}" for a, g, s in zip(digits(0, 100), digits(10, 50), digits(1, 10000), strict=True)]
+        return [
+            f"9{a:02d}-{g}-{s:04d}" for a, g, s in zip(digits(0, 100), digits(10, 50), digits(1, 10000), strict=True)
+        ]
     if entity == "US_ITIN":  # group 89 is not given out
         return [f"9{a:02d}-89-{s:04d}" for a, s in zip(digits(0, 100), digits(1, 10000), strict=True)]
     if entity == "CREDIT_CARD":
@@ -72,7 +74,10 @@ def could_be_real(entity: str, value: str) -> bool:
     """Whether an identifier lies outside the ranges that fakes are made from. Names and towns are not told apart."""
     if entity == "EMAIL_ADDRESS":
         domain = value.rsplit("@", 1)[-1].lower()
-        return not (domain.endswith(RESERVED_DOMAINS) or domain.rsplit(".", 1)[-1] in ("test", "invalid", "example", "localhost"))
+        return not (
+            domain.endswith(RESERVED_DOMAINS)
+            or domain.rsplit(".", 1)[-1] in ("test", "invalid", "example", "localhost")
+        )
     digits = re.sub(r"\D", "", value)
     if entity == "PHONE_NUMBER":
         return re.fullmatch(r"1?\d{3}55501\d\d", digits) is None
@@ -130,5 +135,6 @@ def _person(column: str, first: list[str], last: list[str]) -> list[str]:
 def _emails(first: list[str], last: list[str], rng: np.random.Generator) -> list[str]:
     domains = rng.integers(0, len(RESERVED_DOMAINS), len(first))
     return [
-        f"{f}.{s}{i}@{RESERVED_DOMAINS[d]}".lower() for i, (f, s, d) in enumerate(zip(first, last, domains, strict=True), 1)
+        f"{f}.{s}{i}@{RESERVED_DOMAINS[d]}".lower()
+        for i, (f, s, d) in enumerate(zip(first, last, domains, strict=True), 1)
     ]

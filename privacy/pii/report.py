@@ -39,7 +39,9 @@ class PIIReport:
     def __rich__(self) -> Table:
         from rich.table import Table
 
-        table = Table(title="What a fit would do with each column", caption="Override in the schema: kind=, role=, entity=.")
+        table = Table(
+            title="What a fit would do with each column", caption="Override in the schema: kind=, role=, entity=."
+        )
         for name in ("column", "holds", "action", "why"):
             table.add_column(name, overflow="fold")
         colour = {"drop": "red", "scrub": "yellow", "keep": "green"}
@@ -50,7 +52,9 @@ class PIIReport:
 
     def _repr_html_(self) -> str:
         cells = (
-            "<tr>" + "".join(f"<td>{html.escape(str(v))}</td>" for v in (f.column, f.entity or f.kind, f.action, f.reason)) + "</tr>"
+            "<tr>"
+            + "".join(f"<td>{html.escape(str(v))}</td>" for v in (f.column, f.entity or f.kind, f.action, f.reason))
+            + "</tr>"
             for f in self.findings
         )
         return "<table><tr><th>column</th><th>holds</th><th>action</th><th>why</th></tr>" + "".join(cells) + "</table>"

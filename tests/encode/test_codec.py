@@ -51,13 +51,21 @@ def test_decimals_are_counted(decimals: int, whole: int) -> None:
 
 
 def test_steps_of_time_and_of_missing() -> None:
-    assert [TIME_STEPS[i] for i in time_step_of(np.array([86_400e6 * 3, 3_600e6, 60e6, 1e6, 1e3, 1.0]))] == list(TIME_STEPS)
+    assert [TIME_STEPS[i] for i in time_step_of(np.array([86_400e6 * 3, 3_600e6, 60e6, 1e6, 1e3, 1.0]))] == list(
+        TIME_STEPS
+    )
     assert list(StepOf("x", "number").encode(Numbers(np.array([1.0, 0.25, math.pi, math.nan])))) == [0, 2, 7, 8]
 
 
 def test_forms() -> None:
     cells = strings("12", "2020-01-01", "blue", "one two three four five six", None)
-    assert [FormOf("x").encode(cells)[i] for i in range(5)] == [FormOf.NUMBER, FormOf.DATE, FormOf.LABEL, FormOf.TEXT, 0]
+    assert [FormOf("x").encode(cells)[i] for i in range(5)] == [
+        FormOf.NUMBER,
+        FormOf.DATE,
+        FormOf.LABEL,
+        FormOf.TEXT,
+        0,
+    ]
 
 
 @given(st.floats(-(2.0**60), 2.0**60))

@@ -55,7 +55,11 @@ def test_inference_equals_brute_force(edges: list[tuple[int, int]]) -> None:
 
 
 @settings(max_examples=80)
-@given(st.integers(2, 7).flatmap(lambda d: st.tuples(st.just(d), st.sets(st.tuples(st.integers(0, d - 1), st.integers(0, d - 1))))))
+@given(
+    st.integers(2, 7).flatmap(
+        lambda d: st.tuples(st.just(d), st.sets(st.tuples(st.integers(0, d - 1), st.integers(0, d - 1))))
+    )
+)
 def test_a_junction_tree_covers_every_edge_and_runs_connected(graph: tuple[int, set[tuple[int, int]]]) -> None:
     d, drawn = graph
     edges = [(min(e), max(e)) for e in drawn if e[0] != e[1]]
@@ -105,7 +109,9 @@ def test_the_optimum_meets_the_measurements_as_the_dual_says() -> None:
         others = [i for i, a in enumerate(clique) if a not in table.attributes]
         marginal = marginals[tree.home(table.attributes)]
         fitted = (marginal.sum(dim=others) if others else marginal) * len(rows)
-        assert float((fitted - table.values).abs().max()) < 45  # 4.5 sd of the noise; the 1-ways and 2-ways disagree by that
+        assert (
+            float((fitted - table.values).abs().max()) < 45
+        )  # 4.5 sd of the noise; the 1-ways and 2-ways disagree by that
 
 
 def test_the_gradient_of_the_objective_is_right() -> None:
@@ -182,4 +188,7 @@ def test_pairs_that_are_all_noise_are_left_out_and_the_cap_holds() -> None:
     chosen = dense_tree(distances, sizes, mu_squared=4.0, max_cells=1000)
     assert (1, 2) not in chosen and (0, 1) in chosen
     assert build(sizes, chosen).cells <= 1000
-    assert len(dense_tree(distances, sizes, mu_squared=4.0, max_cells=300)) < len(chosen) or build(sizes, chosen).cells <= 300
+    assert (
+        len(dense_tree(distances, sizes, mu_squared=4.0, max_cells=300)) < len(chosen)
+        or build(sizes, chosen).cells <= 300
+    )

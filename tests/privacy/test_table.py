@@ -23,9 +23,7 @@ COLOURS = LabelCells("colour", ("red", "blue"))
 SIZES = LineCells("size", "number", (1.0, 2.0, 3.0), (), 1.0)
 
 
-def source(
-    colours: list[int], sizes: list[float], units: list[int] | None = None, max_rows: int = 1
-) -> MemorySource:
+def source(colours: list[int], sizes: list[float], units: list[int] | None = None, max_rows: int = 1) -> MemorySource:
     cells = {
         "colour": Strings(np.array(colours, np.int32), np.array(["red", "blue", "green"], object)),
         "size": Numbers(np.array(sizes, float)),
@@ -36,7 +34,9 @@ def source(
     return MemorySource(cells, row_hashes=hashes, unit="who", units=np.array(units), max_rows=max_rows)
 
 
-rows = st.lists(st.tuples(st.integers(-1, 2), st.sampled_from([1.0, 2.0, 3.0, math.nan]), st.integers(0, 6)), min_size=1)
+rows = st.lists(
+    st.tuples(st.integers(-1, 2), st.sampled_from([1.0, 2.0, 3.0, math.nan]), st.integers(0, 6)), min_size=1
+)
 
 
 @given(rows)
@@ -138,7 +138,9 @@ def test_a_value_held_by_one_unit_passes_the_threshold_no_more_often_than_delta(
 
 
 def test_vocabulary_never_names_a_value_that_does_not_occur_and_orders_by_noisy_count() -> None:
-    found = private(source([0] * 500 + [1] * 900, [1.0] * 1400)).vocabulary("colour", mu_squared=0.5, delta=1e-4, stage="s")
+    found = private(source([0] * 500 + [1] * 900, [1.0] * 1400)).vocabulary(
+        "colour", mu_squared=0.5, delta=1e-4, stage="s"
+    )
     assert found.values == ("blue", "red") and list(found.counts) == sorted(found.counts, reverse=True)
 
 

@@ -1,0 +1,56 @@
+"""Shared fixtures: a small mixed table, a ledger of its own for each test, and one fitted model for those that only read it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import dpsynth
+
+
+@pytest.fixture(autouse=True)
+def own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test touches the user's ledger."""
+    path = tmp_path / "ledger.db"
+    monkeypatch.setenv("DPSYNTH_LEDGER", str(path))
+    return path
+
+
+def mixed_table(n: int = 4000, seed: int = 0) -> pd.DataFrame:
+    """Every kind of column, with dependence, missing values and a heavy zero."""
+    rng = np.random.default_rng(seed)
+    age = rng.integers(18, 90, n)
+    group = np.where(rng.random(n) < age / 120, "old", "young")
+    income = np.where(rng.random(n) < 0.3, 0.0, np.round(rng.lognormal(7, 0.6, n), 2))
+    score = age * 0.5 + rng.normal(0, 4, n)
+    return pd.DataFrame(
+        {
+            "age": age,
+            "group": group,
+            "income": np.where(rng.random(n) < 0.1, np.nan, income),
+            "score": score,
+            "member": rng.random(n) < 0.4,
+            "joined": pd.Timestamp("2015-01-01") + pd.to_timedelta(rng.integers(0, 3000, n), unit="D"),
+            "stay": pd.to_timedelta(rng.integers(1, 40, n), unit="h"),
+            "level": pd.Categorical(
+                rng.choice(["low", "mid", "high"], n), categories=["low", "mid", "high"], ordered=True
+            ),
+            "visits": pd.array(np.where(rng.random(n) < 0.2, None, rng.poisson(3, n)), dtype="Int64"),
+            "city": pd.Series(rng.choice(["Lima", "Oslo", None], n, p=[0.5, 0.4, 0.1]), dtype=object),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def table() -> pd.DataFrame:
+    return mixed_table()
+
+
+@pytest.fixture(scope="session")
+def synth(table: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> dpsynth.Synthesizer:
+    """A model of the mixed table at epsilon 5. Shared: do not change it."""
+    ledger = dpsynth.Ledger(tmp_path_factory.mktemp("ledger") / "shared.db")
+    return dpsynth.fit(table, epsilon=5.0, ledger=ledger, progress=False)
