@@ -27,11 +27,74 @@ if TYPE_CHECKING:
 
 UNIT, MAX_ROWS, EPSILON, DATASET = "zper", 5, 3.0, "rand-health-insurance-demo"
 # What is kept of the survey's 45 columns: 24 that are neither functions of others nor nearly constant, and the person.
-COLUMNS = ["zper", "site", "plan", "coins", "year", "female", "black", "child", "xage", "educdec", "income", "num", "mdeoff", "mhi", "disea", "physlm", "ghindx", "hlthg", "mdvis", "notmdvis", "totadm", "outpdol", "drugdol", "inpdol", "meddol"]
-FIRST = (
-    ["Ada", "Ben", "Cora", "Dan", "Eva", "Finn", "Gina", "Hugo", "Iris", "Jack", "Kate", "Liam", "Mona", "Nick", "Olga", "Paul", "Rosa", "Sam", "Tina", "Victor", "Wendy", "Zoe"]
-)
-LAST = ["Abbott", "Baker", "Carter", "Dalton", "Ellis", "Foster", "Grant", "Harris", "Irving", "Jenkins", "Keller", "Lawson", "Miller", "Norton", "Palmer"]
+COLUMNS = [
+    "zper",
+    "site",
+    "plan",
+    "coins",
+    "year",
+    "female",
+    "black",
+    "child",
+    "xage",
+    "educdec",
+    "income",
+    "num",
+    "mdeoff",
+    "mhi",
+    "disea",
+    "physlm",
+    "ghindx",
+    "hlthg",
+    "mdvis",
+    "notmdvis",
+    "totadm",
+    "outpdol",
+    "drugdol",
+    "inpdol",
+    "meddol",
+]
+FIRST = [
+    "Ada",
+    "Ben",
+    "Cora",
+    "Dan",
+    "Eva",
+    "Finn",
+    "Gina",
+    "Hugo",
+    "Iris",
+    "Jack",
+    "Kate",
+    "Liam",
+    "Mona",
+    "Nick",
+    "Olga",
+    "Paul",
+    "Rosa",
+    "Sam",
+    "Tina",
+    "Victor",
+    "Wendy",
+    "Zoe",
+]
+LAST = [
+    "Abbott",
+    "Baker",
+    "Carter",
+    "Dalton",
+    "Ellis",
+    "Foster",
+    "Grant",
+    "Harris",
+    "Irving",
+    "Jenkins",
+    "Keller",
+    "Lawson",
+    "Miller",
+    "Norton",
+    "Palmer",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -192,7 +192,7 @@ def _scale(cells: Cells) -> Any:
         return "number"
     known = (cells.codes >= 0).sum()
     for scale in ("number", "datetime"):
-        if known and (~np.isnan(numbers(cells, scale))).sum() >= 0.95 * known:  # type: ignore[arg-type]  # a literal
+        if known and (~np.isnan(numbers(cells, scale))).sum() >= 0.95 * known:
             return scale
     return None
 
@@ -207,7 +207,8 @@ def _as_strings(cells: Cells) -> Strings:
 
 def _comparable(tables: Mapping[str, Mapping[str, Cells]], schema: Schema | None) -> tuple[list[str], tuple[str, ...]]:
     """Columns to compare, and those that are skipped: ids, identifiers, and labels that hardly ever repeat."""
-    names, skipped = [], []
+    names: list[str] = []
+    skipped: list[str] = []
     for name, cells in tables["real"].items():
         for which, table in tables.items():
             if name not in table:

@@ -24,7 +24,7 @@ from dpsynth.privacy.table import PrivateTable
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dpsynth.synthesize import Synthesizer
+    from dpsynth.synthesizer import Synthesizer
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
@@ -67,7 +67,7 @@ class GateMeasurement:
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> GateMeasurement:
-        body = {k: tuple(v) if isinstance(v, list) else v for k, v in obj.items() if k != "gate"}
+        body: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in obj.items() if k != "gate"}
         return cls(gate=Gate(**obj["gate"]), **body)
 
 
@@ -214,7 +214,7 @@ def _table(codecs: Sequence[Codec], rows: IntArray, weights: FloatArray, query: 
     flat = np.zeros(len(rows), np.int64)
     for a in query:
         flat = flat * codecs[a].size + rows[:, a]
-    return np.bincount(flat, weights=weights, minlength=math.prod(codecs[a].size for a in query))
+    return np.bincount(flat, weights=weights, minlength=math.prod(codecs[a].size for a in query)).astype(np.float64)
 
 
 def drift(

@@ -45,7 +45,8 @@ def draw(
 def unit_weights(domain: Domain, codes: IntArray) -> FloatArray:
     """Units that each coded row stands for: 1/k, scaled to the noisy number of units."""
     weights = np.ones(len(codes)) if domain.rows_codec is None else 1 / _rows_of_codes(domain.rows_codec)[codes[:, -1]]
-    return weights * (domain.n_units / max(weights.sum(), 1e-300))
+    scaled: FloatArray = weights * (domain.n_units / max(weights.sum(), 1e-300))
+    return scaled
 
 
 def _rows_of_codes(codec: Codec) -> FloatArray:

@@ -320,7 +320,7 @@ class _Learner:
             column = next((o for o in modelled if o.name == c.column), None)
             codec = _codec(c, m, n_units, pair_sigma, column)
             codecs.append(codec)
-            grouped = np.bincount(codec.groups, weights=m.values, minlength=codec.size)
+            grouped = np.bincount(codec.groups, weights=m.values, minlength=codec.size).astype(np.float64)
             histograms[c.column] = Measurement(values=grouped, sigma=m.sigma)
         return self._domain(columns, codecs, histograms, n_units)
 

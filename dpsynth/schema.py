@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -43,8 +43,8 @@ class Column:
     name: str
     kind: Kind | None = None
     _: KW_ONLY
-    bounds: tuple[Bound, Bound] | None = None
-    categories: tuple[Category, ...] | None = None
+    bounds: Sequence[Bound] | None = None
+    categories: Sequence[Category] | None = None
     integer: bool | None = None
     decimals: int | None = None
     nullable: bool | None = None
@@ -53,7 +53,7 @@ class Column:
     sensitive: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str):
+        if not isinstance(self.name, str):  # callers may be untyped
             raise SchemaError("column names must be strings; rename the columns first")
         if self.bounds is not None:
             object.__setattr__(self, "bounds", tuple(self.bounds))

@@ -126,7 +126,7 @@ def _open(data: Any) -> tuple[pd.DataFrame, Layout, frozenset[str]]:
         raise SchemaError(
             "data must be a pandas or polars DataFrame, a pyarrow Table, or the path of a CSV or Parquet file"
         )
-    dtypes = {name: dtype for name, dtype in zip(table.columns, table.dtypes, strict=True)}
+    dtypes = dict(zip(table.columns, table.dtypes, strict=True))
     return table, Layout(frame=frame, dtypes=dtypes), frozenset()
 
 
@@ -199,8 +199,8 @@ def _strings(name: str, column: pd.Series[Any]) -> Strings:
     # Different objects may read the same (1 and "1"): one cell value each.
     merged, labels = pd.factorize(pd.Series(texts, dtype=object))
     again = merged.astype(np.int32)
-    codes = np.where(codes < 0, np.int32(-1), again[codes] if len(again) else np.int32(-1)).astype(np.int32)
-    return Strings(codes, np.asarray(labels, dtype=object))
+    final = np.append(again, np.int32(-1))[codes]  # code -1, missing, takes the last
+    return Strings(final.astype(np.int32), np.asarray(labels, dtype=object))
 
 
 def _unit_numbers(cells: Cells) -> IntArray:

@@ -86,11 +86,15 @@ class LineCells:
     @cached_property
     def low(self) -> FloatArray:
         """Lower end of each cell, missing excluded; equal to `high` for atoms."""
-        return np.concatenate([np.array(self.atoms), np.array(self.edges[:-1])])[self._order]
+        return self._ordered(self.edges[:-1])
 
     @cached_property
     def high(self) -> FloatArray:
-        return np.concatenate([np.array(self.atoms), np.array(self.edges[1:])])[self._order]
+        return self._ordered(self.edges[1:])
+
+    def _ordered(self, ends: tuple[float, ...]) -> FloatArray:
+        values: FloatArray = np.array([*self.atoms, *ends], np.float64)
+        return values[self._order]
 
     def encode(self, cells: Cells) -> IntArray:
         values = numbers(cells, self.scale)

@@ -40,7 +40,7 @@ class Codec:
     @cached_property
     def group_shares(self) -> FloatArray:
         """Share of rows of each code, shape (size,)."""
-        return np.bincount(self.groups, weights=self.shares, minlength=self.size)
+        return np.bincount(self.groups, weights=self.shares, minlength=self.size).astype(np.float64)
 
     def encode(self, cells: Cells) -> IntArray:
         return self.groups[self.cells.encode(cells)]
@@ -62,7 +62,8 @@ class Codec:
         table[self.groups, np.arange(self.cells.size)] = self.shares
         empty = table.sum(axis=1) == 0
         table[empty] = np.arange(self.size)[empty][:, None] == self.groups[None, :]
-        return table / table.sum(axis=1, keepdims=True)
+        shares: FloatArray = table / table.sum(axis=1, keepdims=True)
+        return shares
 
     def to_json(self) -> dict[str, Any]:
         return {"cells": self.cells.to_json(), "shares": self.shares.tolist(), "groups": self.groups.tolist()}
@@ -86,7 +87,7 @@ def draw_conditional(table: FloatArray, given: IntArray, rng: np.random.Generato
     sizes = np.bincount(grouped, minlength=groups)
     first = np.cumsum(sizes) - sizes
     quantile = (np.arange(n) - first[grouped] + rng.random(groups)[grouped]) / sizes[grouped]
-    cumulative = np.cumsum(table, axis=1)
+    cumulative: FloatArray = np.cumsum(table, axis=1)
     cumulative[cumulative > 1 - 1e-11] = 1.0  # so that no rounding error can reach a cell of probability 0
     # One search for all: row g of the table is shifted by g.
     flat = (cumulative + np.arange(groups)[:, None]).ravel()

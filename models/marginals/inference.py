@@ -127,7 +127,7 @@ def _minimise(objective: object, weights: list[torch.Tensor], iterations: int) -
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    optimiser.step(closure)
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
 
 
 def default_regularisation(tables: Sequence[Table]) -> float:

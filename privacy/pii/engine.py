@@ -146,7 +146,7 @@ def _build(folder: Path) -> Detector:
     # Presidio logs what it does at each start; warnings may quote text, so none is let out.
     logging.getLogger("presidio-analyzer").setLevel(logging.CRITICAL)
 
-    @Language.component("dpsynth_lower_lemma")
+    @Language.component("dpsynth_lower_lemma")  # type: ignore[untyped-decorator]
     def lower_lemma(doc: Doc) -> Doc:
         """Presidio's context words compare lemmas; without a lemmatiser they would never match."""
         for token in doc:
@@ -157,7 +157,7 @@ def _build(folder: Path) -> Detector:
     nlp = spacy.load(folder, exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter"])
     nlp.add_pipe("dpsynth_lower_lemma")
 
-    class Loaded(SpacyNlpEngine):
+    class Loaded(SpacyNlpEngine):  # type: ignore[misc]  # the package is untyped
         """Presidio's engine with the pipeline that was verified, instead of one it would fetch."""
 
         def __init__(self, pipeline: Any) -> None:
