@@ -26,32 +26,32 @@ def draw(
     The model is one of rows weighing 1/k; tilting it by k gives the distribution of rows, and k of a kind make a unit. Rows
     of a unit are drawn independently of each other: what binds them is not modelled.
     """
-    if domain.rows_codec is None:
+    codec = domain.rows_codec
+    if codec is None:
         return model.sample(n, rng=rng, evidence=evidence), np.arange(n)
-    k_of = _rows_of_codes(domain.rows_codec)
-    codes = model.sample(n, rng=rng, evidence={**evidence, ROWS_PER_UNIT: k_of})
-    k = k_of[codes[:, -1]].astype(np.int64)
+    rows = np.append(
+        np.arange(1, codec.cells.size, dtype=np.float64), 0.0
+    )  # cell i holds i + 1 rows; the last is "missing"
+    tilted = codec.tilted(rows)
+    held = np.bincount(codec.groups, weights=codec.shares * rows, minlength=codec.size)
+    mean_rows: FloatArray = held / np.maximum(codec.group_shares, 1e-300)
+    codes = model.sample(n, rng=rng, evidence={**evidence, ROWS_PER_UNIT: mean_rows})
+    k = tilted.refine(codes[:, -1], rng) + 1
     order = np.argsort(k, kind="stable")
     sorted_k = k[order]
+    # The first k rows of a kind make a unit, then the next k, ...; units are then put in random order.
     within = np.arange(n) - np.searchsorted(sorted_k, sorted_k, side="left")
-    # Units: the first k rows of a kind, the next k, ... then put in random order.
-    first = within % np.maximum(sorted_k, 1) == 0
-    unit = np.cumsum(first) - 1
+    unit = np.cumsum(within % sorted_k == 0) - 1
     shuffled = rng.permutation(int(unit.max(initial=-1)) + 1)[unit]
     final = order[np.argsort(shuffled, kind="stable")]
     return codes[final], np.sort(shuffled)
 
 
-def unit_weights(domain: Domain, codes: IntArray) -> FloatArray:
-    """Units that each coded row stands for: 1/k, scaled to the noisy number of units."""
-    weights = np.ones(len(codes)) if domain.rows_codec is None else 1 / _rows_of_codes(domain.rows_codec)[codes[:, -1]]
+def unit_weights(domain: Domain, unit_ids: IntArray) -> FloatArray:
+    """Units that each row stands for: one over the rows of its unit, scaled to the noisy number of units."""
+    weights = 1 / np.bincount(unit_ids)[unit_ids]
     scaled: FloatArray = weights * (domain.n_units / max(weights.sum(), 1e-300))
     return scaled
-
-
-def _rows_of_codes(codec: Codec) -> FloatArray:
-    """Rows per unit that each code stands for: code i means i + 1 (groups of this codec are its cells)."""
-    return np.arange(1, codec.size + 1, dtype=np.float64)
 
 
 def table_of(

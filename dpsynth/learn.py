@@ -302,15 +302,11 @@ class _Learner:
         if not cells:
             raise SchemaError("no column is left to model: all hold identifiers")
         self.progress.stage("measuring columns")
-        rest = self.table.account.left.mu_squared - self.split.gate * self.total
-        budget = self.split.one_way * self.total if len(cells) > 1 else self.table.account.left.mu_squared
+        budget = self.split.one_way * self.total
+        if len(cells) == 1:  # nothing to measure together: all but the gate's slice goes here
+            budget = self.table.account.left.mu_squared - self.split.gate * self.total
         labels = ["rows per unit" if c.column == ROWS_PER_UNIT else c.column for c in cells]
-        fine = self.table.counts(
-            [[c] for c in cells],
-            mu_squared=min(budget, rest) if len(cells) > 1 else budget,
-            stage="one-way",
-            labels=labels,
-        )
+        fine = self.table.counts([[c] for c in cells], mu_squared=budget, stage="one-way", labels=labels)
         fine = [self._combine(c, m) for c, m in zip(cells, fine, strict=True)]
         n_units = float(np.mean([m.values.sum() for m in fine]))
         # The noise that one table of a pair will carry, to choose how many groups a column is worth.

@@ -42,10 +42,12 @@ class Layout:
 
     frame: Literal["pandas", "polars", "pyarrow"]
     dtypes: Mapping[str, Any]
+    texts: frozenset[str] = frozenset()  # object columns that held nothing but strings
 
     def restore(self, table: pd.DataFrame) -> Any:
         """The synthetic table in the input's frame type, dtypes and all."""
-        out = pd.DataFrame({name: _cast(table[name], self.dtypes.get(name)) for name in table.columns})
+        out = pd.DataFrame({name: self._cast(table[name]) for name in table.columns})
+        out.attrs.update(table.attrs)
         if self.frame == "pandas":
             return out
         import pyarrow as pa
@@ -56,6 +58,16 @@ class Layout:
         import polars
 
         return polars.from_arrow(arrow)
+
+    def _cast(self, column: pd.Series[Any]) -> pd.Series[Any]:
+        name = str(column.name)
+        if name in self.texts and column.dtype != object:
+            labels = column.map(str, na_action="ignore").astype(object)
+            return labels.where(column.notna(), None)
+        try:
+            return _cast(column, self.dtypes.get(name))
+        except (TypeError, ValueError):  # a dtype that only its own makers can fill: the column keeps the type it has
+            return column
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -127,7 +139,9 @@ def _open(data: Any) -> tuple[pd.DataFrame, Layout, frozenset[str]]:
             "data must be a pandas or polars DataFrame, a pyarrow Table, or the path of a CSV or Parquet file"
         )
     dtypes = dict(zip(table.columns, table.dtypes, strict=True))
-    return table, Layout(frame=frame, dtypes=dtypes), frozenset()
+    objects = [name for name, dtype in dtypes.items() if dtype == object]
+    texts = frozenset(str(n) for n in objects if pd.api.types.infer_dtype(table[n], skipna=True) == "string")
+    return table, Layout(frame=frame, dtypes=dtypes, texts=texts), frozenset()
 
 
 def _open_file(path: Path) -> tuple[pd.DataFrame, Layout, frozenset[str]]:
@@ -235,14 +249,14 @@ def _cast(column: pd.Series[Any], dtype: Any) -> pd.Series[Any]:
             return column.astype("Int64")
         info = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
         whole = pd.to_numeric(column).round().clip(float(info.min), float(info.max))
-        return whole.astype("Int64").astype(dtype)
+        return pd.Series(whole.astype("Int64").astype(dtype))
     if pd.api.types.is_bool_dtype(dtype) and column.isna().any() and isinstance(dtype, np.dtype):
         return column.astype("boolean")
     if isinstance(dtype, pd.DatetimeTZDtype):
         return column.dt.tz_localize("UTC").dt.tz_convert(dtype.tz).astype(dtype)
     if pd.api.types.is_object_dtype(dtype):
         return column.astype(object).where(column.notna(), None)
-    return column.astype(dtype)
+    return pd.Series(column.astype(dtype))
 
 
 def _categorical(column: pd.Series[Any], dtype: pd.CategoricalDtype) -> pd.Series[Any]:

@@ -163,9 +163,9 @@ def fit_rows(
         progress=progress,
     )
     progress.stage("measuring the gate")
-    codes, _ = draw(domain, model, domain.n_rows, {}, np.random.default_rng(settings.seed))
+    codes, unit_ids = draw(domain, model, domain.n_rows, {}, np.random.default_rng(settings.seed))
     measured = gates.measure(
-        table, domain.codecs, codes, unit_weights(domain, codes), settings.gate, table.account.left.mu_squared
+        table, domain.codecs, codes, unit_weights(domain, unit_ids), settings.gate, table.account.left.mu_squared
     )
     progress.stage("booking")
     head = ledger.commit(reservation, table.account.events)

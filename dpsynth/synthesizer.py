@@ -103,8 +103,8 @@ class Synthesizer:
 
     def reference(self) -> tuple[IntArray, FloatArray]:
         """The coded table that the gate measured, and how many units each of its rows stands for."""
-        codes, _ = draw(self.domain, self.model, self.n_rows, {}, np.random.default_rng(self.seed))
-        return codes, unit_weights(self.domain, codes)
+        codes, unit_ids = draw(self.domain, self.model, self.n_rows, {}, np.random.default_rng(self.seed))
+        return codes, unit_weights(self.domain, unit_ids)
 
     def drift(self, table: pd.DataFrame) -> tuple[float, float]:
         """Mean 1-way and 2-way TVD between a synthetic table and the one that the gate measured.

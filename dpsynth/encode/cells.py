@@ -93,8 +93,8 @@ class LineCells:
         return self._ordered(self.edges[1:])
 
     def _ordered(self, ends: tuple[float, ...]) -> FloatArray:
-        values: FloatArray = np.array([*self.atoms, *ends], np.float64)
-        return values[self._order]
+        values: FloatArray = np.take(np.array([*self.atoms, *ends], np.float64), self._order)
+        return values
 
     def encode(self, cells: Cells) -> IntArray:
         values = numbers(cells, self.scale)
@@ -121,9 +121,10 @@ class LineCells:
         """A value in each cell: `uniform` in [0, 1) says where in the interval; NaN for missing."""
         low, high = np.append(self.low, np.nan)[codes], np.append(self.high, np.nan)[codes]
         if self.step is None:
-            return low + uniform * (high - low)
+            anywhere: FloatArray = low + uniform * (high - low)
+            return anywhere
         steps = np.maximum(np.rint((high - low) / self.step), 1.0)
-        exact = low + np.floor(uniform * steps) * self.step
+        exact: FloatArray = low + np.floor(uniform * steps) * self.step
         return exact if self.step >= 1 else np.round(exact, round(-math.log10(self.step)))
 
     def describe(self) -> tuple[str, ...]:

@@ -45,6 +45,10 @@ class Codec:
     def encode(self, cells: Cells) -> IntArray:
         return self.groups[self.cells.encode(cells)]
 
+    def tilted(self, weights: FloatArray) -> Codec:
+        """The same codec with the shares within each group in proportion to `weights`, shape (cells.size,), too."""
+        return Codec(self.cells, self.shares * weights, self.groups)
+
     def refine(self, codes: IntArray, rng: np.random.Generator) -> IntArray:
         """A fine cell for each code, drawn from the column's own histogram within the code's group."""
         return draw_conditional(self._within, codes, rng)
@@ -85,8 +89,8 @@ def draw_conditional(table: FloatArray, given: IntArray, rng: np.random.Generato
     order = shuffled[np.argsort(given[shuffled], kind="stable")]
     grouped = given[order]
     sizes = np.bincount(grouped, minlength=groups)
-    first = np.cumsum(sizes) - sizes
-    quantile = (np.arange(n) - first[grouped] + rng.random(groups)[grouped]) / sizes[grouped]
+    first: IntArray = np.cumsum(sizes) - sizes
+    quantile = (np.arange(n) - first[grouped] + rng.random(size=(groups,))[grouped]) / sizes[grouped]
     cumulative: FloatArray = np.cumsum(table, axis=1)
     cumulative[cumulative > 1 - 1e-11] = 1.0  # so that no rounding error can reach a cell of probability 0
     # One search for all: row g of the table is shifted by g.
