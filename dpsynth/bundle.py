@@ -178,6 +178,7 @@ def _data_card(synth: Synthesizer, table: pd.DataFrame, gate: GateReport, about:
             "",
             "## Privacy",
             "",
+            f"({synth.privacy.epsilon:g}, {synth.privacy.delta:g})-differential privacy (epsilon, delta), all included.",
             synth.privacy.sentence(),
             "",
             "Taken as public, and not paid for: " + "; ".join(synth.privacy.public) + ".",

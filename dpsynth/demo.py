@@ -27,74 +27,14 @@ if TYPE_CHECKING:
 
 UNIT, MAX_ROWS, EPSILON, DATASET = "zper", 5, 3.0, "rand-health-insurance-demo"
 # What is kept of the survey's 45 columns: 24 that are neither functions of others nor nearly constant, and the person.
-COLUMNS = [
-    "zper",
-    "site",
-    "plan",
-    "coins",
-    "year",
-    "female",
-    "black",
-    "child",
-    "xage",
-    "educdec",
-    "income",
-    "num",
-    "mdeoff",
-    "mhi",
-    "disea",
-    "physlm",
-    "ghindx",
-    "hlthg",
-    "mdvis",
-    "notmdvis",
-    "totadm",
-    "outpdol",
-    "drugdol",
-    "inpdol",
-    "meddol",
-]
-FIRST = [
-    "Ada",
-    "Ben",
-    "Cora",
-    "Dan",
-    "Eva",
-    "Finn",
-    "Gina",
-    "Hugo",
-    "Iris",
-    "Jack",
-    "Kate",
-    "Liam",
-    "Mona",
-    "Nick",
-    "Olga",
-    "Paul",
-    "Rosa",
-    "Sam",
-    "Tina",
-    "Victor",
-    "Wendy",
-    "Zoe",
-]
-LAST = [
-    "Abbott",
-    "Baker",
-    "Carter",
-    "Dalton",
-    "Ellis",
-    "Foster",
-    "Grant",
-    "Harris",
-    "Irving",
-    "Jenkins",
-    "Keller",
-    "Lawson",
-    "Miller",
-    "Norton",
-    "Palmer",
-]
+COLUMNS = (
+    "zper site plan coins year female black child xage educdec income num mdeoff "
+    "mhi disea physlm ghindx hlthg mdvis notmdvis totadm outpdol drugdol inpdol meddol"
+).split()
+FIRST = (
+    "Ada Ben Cora Dan Eva Finn Gina Hugo Iris Jack Kate Liam Mona Nick Olga Paul Rosa Sam Tina Victor Wendy Zoe".split()
+)
+LAST = "Abbott Baker Carter Dalton Ellis Foster Grant Harris Irving Jenkins Keller Lawson Miller Norton Palmer".split()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +63,7 @@ def table() -> pd.DataFrame:
 
 
 def _people(survey: pd.DataFrame) -> pd.DataFrame:
-    """A made-up name, e-mail address, telephone number and note for each person; none of it is anybody's."""
+    """A made-up name, e-mail address, telephone number and note for each person, drawn at random."""
     rng = np.random.default_rng(1971)  # the survey's first year; fixed, so that the demo's data is the same everywhere
     persons = survey[UNIT].unique()
     n = len(persons)
@@ -171,6 +111,8 @@ def run(out: str | Path, *, epsilon: float = EPSILON, progress: bool = True) -> 
     internal.mkdir(parents=True, exist_ok=True)
     if (release_dir / "manifest.json").exists():
         shutil.rmtree(release_dir)
+    elif release_dir.exists() and any(release_dir.iterdir()):
+        raise SchemaError(f"{release_dir} holds something else than a release; choose another folder for the demo")
     train, holdout = split(table())
     ledger = Ledger(folder / "ledger.db")
     synth = fit(

@@ -48,7 +48,7 @@ LOOKED_AT = 1500
 WHOLE = 512
 MAX_LABELS = 64
 # Of the schema stage's share for a column: what its form and its step get; its range, the finest histogram, gets the rest.
-FORM_PART, STEP_PART = 0.1, 0.1
+FORM_PART, STEP_PART = 0.1, 0.15
 
 
 class Detector(Classifier, Protocol):
@@ -394,11 +394,15 @@ def _kind(form: Measurement) -> Kind:
 
 
 def _step(measured: Measurement, scale: Scale) -> float | None:
-    """The coarsest step that all cells are multiples of, as far as the noise lets one see; None = no step."""
+    """The coarsest step that all cells are multiples of, as far as the noise lets one see; None = no step.
+
+    Cells that need a finer step count when they stand above the noise, or when they are the greater part.
+    """
     counts = measured.values[:-1]
+    total = max(float(counts.sum()), 0.0)
     finer = np.append(np.cumsum(counts[::-1])[::-1][1:], 0.0)
-    spread = measured.sigma * np.sqrt(np.arange(len(counts))[::-1] + 1)
-    first = int(np.argmax(finer <= np.maximum(SIGNIFICANT * spread, 0.002 * max(float(counts.sum()), 0.0))))
+    noise = SIGNIFICANT * measured.sigma * np.sqrt(np.arange(len(counts))[::-1] + 1)
+    first = int(np.argmax((finer <= np.maximum(noise, 0.002 * total)) & (finer <= 0.5 * total)))
     if scale != "number":
         return float(TIME_STEPS[first])
     return None if first > MAX_DECIMALS else 10.0**-first

@@ -139,7 +139,7 @@ def _open(data: Any) -> tuple[pd.DataFrame, Layout, frozenset[str]]:
             "data must be a pandas or polars DataFrame, a pyarrow Table, or the path of a CSV or Parquet file"
         )
     dtypes = dict(zip(table.columns, table.dtypes, strict=True))
-    objects = [name for name, dtype in dtypes.items() if dtype == object]
+    objects = [name for name, dtype in dtypes.items() if pd.api.types.is_object_dtype(dtype)]
     texts = frozenset(str(n) for n in objects if pd.api.types.infer_dtype(table[n], skipna=True) == "string")
     return table, Layout(frame=frame, dtypes=dtypes, texts=texts), frozenset()
 
@@ -253,7 +253,7 @@ def _cast(column: pd.Series[Any], dtype: Any) -> pd.Series[Any]:
     if pd.api.types.is_bool_dtype(dtype) and column.isna().any() and isinstance(dtype, np.dtype):
         return column.astype("boolean")
     if isinstance(dtype, pd.DatetimeTZDtype):
-        return column.dt.tz_localize("UTC").dt.tz_convert(dtype.tz).astype(dtype)
+        return pd.Series(column.dt.tz_localize("UTC").dt.tz_convert(dtype.tz).astype(dtype))
     if pd.api.types.is_object_dtype(dtype):
         return column.astype(object).where(column.notna(), None)
     return pd.Series(column.astype(dtype))

@@ -11,37 +11,11 @@ import pytest
 import dpsynth
 from dpsynth.privacy import errors
 
-NAMES = [
-    "BudgetExceeded",
-    "BudgetPlan",
-    "Column",
-    "DpsynthError",
-    "FidelityReport",
-    "Gate",
-    "GateFailed",
-    "GateReport",
-    "Ledger",
-    "LedgerError",
-    "ModelError",
-    "PIIError",
-    "PrivacyError",
-    "PrivacyStatement",
-    "Release",
-    "Schema",
-    "SchemaError",
-    "Synthesizer",
-    "Verification",
-    "VerificationError",
-    "__version__",
-    "evaluate",
-    "fit",
-    "load",
-    "plan",
-    "release",
-    "scan",
-    "scrub",
-    "verify",
-]
+NAMES = (
+    "BudgetExceeded BudgetPlan Column DpsynthError FidelityReport Gate GateFailed GateReport Ledger LedgerError "
+    "ModelError PIIError PrivacyError PrivacyStatement Release Schema SchemaError Synthesizer Verification "
+    "VerificationError __version__ evaluate fit load plan release scan scrub verify"
+).split()
 
 SIGNATURES = {
     "fit": "data *epsilon *delta *schema *unit *max_rows_per_unit *model *gate *ledger *dataset *allow_synthetic "

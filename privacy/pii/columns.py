@@ -79,8 +79,11 @@ def cell_class(cell: str, spans: Sequence[Span], header: str) -> int:
     if not letters:
         return 0
     expected = header_entity(header)
+    bare_number = re.fullmatch(r"\s*[-+]?\d+(\.\d*)?([eE][-+]?\d+)?\s*", cell) is not None
     holds_identifier = False
     for entity in DIRECT:
+        if bare_number and entity not in CHECKED and entity != expected:
+            continue  # ten digits somewhere in a measurement are no telephone number
         own = [s for s in spans if s.entity == entity and _credible(cell[s.start : s.end], entity, expected)]
         if not own:
             continue

@@ -101,9 +101,9 @@ def passes_luhn(digits: str) -> bool:
 
 
 def passes_mod97(iban: str) -> bool:
-    """The checksum of an IBAN (ISO 13616)."""
+    """The checksum of an IBAN (ISO 13616), whose check digits run from 02 to 98."""
     plain = re.sub(r"\s", "", iban).upper()
-    if not re.fullmatch(r"[A-Z]{2}\d{2}[A-Z0-9]{11,30}", plain):
+    if not re.fullmatch(r"[A-Z]{2}\d{2}[A-Z0-9]{11,30}", plain) or not 2 <= int(plain[2:4]) <= 98:
         return False
     return int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
 

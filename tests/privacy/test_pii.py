@@ -1,0 +1,192 @@
+"""PII: labels stay, identifiers go, fakes could not be real, and what is missing fails closed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dpsynth.privacy.errors import PIIError
+from dpsynth.privacy.pii import (
+    CELL_CLASSES,
+    Detector,
+    decide,
+    engine,
+    fake_columns,
+    fill_placeholders,
+    find_leaks,
+    header_entity,
+    load_detector,
+)
+from dpsynth.privacy.pii.fakes import could_be_real, fake_values, passes_luhn, passes_mod97
+
+LABELS = {
+    "workclass": "Private Self-emp-not-inc Self-emp-inc Federal-gov Local-gov State-gov Without-pay Never-worked",
+    "education": "Bachelors Some-college 11th HS-grad Prof-school Assoc-acdm Masters 1st-4th Doctorate Preschool",
+    "marital_status": "Married-civ-spouse Divorced Never-married Separated Widowed Married-AF-spouse",
+    "occupation": "Tech-support Craft-repair Sales Exec-managerial Handlers-cleaners Adm-clerical Armed-Forces",
+    "relationship": "Wife Own-child Husband Not-in-family Other-relative Unmarried",
+    "race": "White Asian-Pac-Islander Amer-Indian-Eskimo Other Black",
+    "country": "United-States Cambodia England Puerto-Rico Canada Germany India Japan Greece Cuba Iran Mexico Peru",
+    "site": "Dayton Seattle Fitchburg Franklin Charleston Georgetown",
+    "order_id": " ".join(str(7_000_000_000 + 37 * i) for i in range(40)),
+    "month": "January February March April",
+}
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return load_detector()
+
+
+def decision_on(detector: Detector, header: str, cells: list[str]):  # type: ignore[no-untyped-def]
+    votes = Counter(CELL_CLASSES[i] for i in detector.classify(cells, header))
+    return decide(header, votes, float(len(cells)), 0.0)
+
+
+@pytest.mark.parametrize("header", LABELS)
+def test_columns_of_labels_are_kept(detector: Detector, header: str) -> None:
+    assert decision_on(detector, header, LABELS[header].split()).action == "keep"
+
+
+def real_looking(n: int = 120) -> dict[str, list[str]]:
+    rng = np.random.default_rng(0)
+    names = fake_columns({"name": "PERSON"}, n, rng)["name"]
+    cards = [f"4{x:014d}" for x in rng.integers(0, 10**14, n)]
+    return {
+        "PERSON": names,
+        "EMAIL_ADDRESS": [f"{name.split()[0].lower()}{i}@mailbox.org" for i, name in enumerate(names)],
+        "PHONE_NUMBER": [f"(212) 736-{i:04d}" for i in range(1000, 1000 + n)],
+        "US_SSN": [f"{536 + i % 50}-22-{i:04d}" for i in range(1000, 1000 + n)],
+        "CREDIT_CARD": [c + next(str(d) for d in range(10) if passes_luhn(f"{c}{d}")) for c in cards],
+        "IP_ADDRESS": [f"8.8.{i}.4" for i in range(n)],
+    }
+
+
+@pytest.mark.parametrize("entity", real_looking())
+def test_columns_of_identifiers_are_dropped_whatever_they_are_called(detector: Detector, entity: str) -> None:
+    for header in ("who", "column 7"):
+        decision = decision_on(detector, header, real_looking()[entity])
+        assert (decision.action, decision.entity) == ("drop", entity)
+
+
+def test_notes_are_scrubbed_and_an_occasional_identifier_is_seen(detector: Detector) -> None:
+    some = real_looking()
+    notes = [
+        f"Please call {n} at {p} about the bill." for n, p in zip(some["PERSON"], some["PHONE_NUMBER"], strict=True)
+    ]
+    assert decision_on(detector, "note", notes).action == "scrub"
+    assert decision_on(detector, "status", ["ok"] * 95 + some["EMAIL_ADDRESS"][:5]).action == "scrub"
+
+
+def test_scrubbing_leaves_no_direct_identifier_and_cannot_be_fooled_by_placeholders(detector: Detector) -> None:
+    text = "Mail maria.gonzalez@mailbox.org or call (212) 736-5000. <PERSON> was here."
+    (clean,) = detector.scrub([text])
+    assert clean == "Mail <EMAIL_ADDRESS> or call <PHONE_NUMBER>. (PERSON) was here."
+    assert detector.scrub([text, "plain", text]) == [clean, "plain", clean]
+
+
+def test_placeholders_are_filled_with_fakes_the_same_throughout_a_text() -> None:
+    rng = np.random.default_rng(0)
+    one, none, plain = fill_placeholders(["<PERSON> and <PERSON> at <PHONE_NUMBER>", None, "plain"], rng)
+    assert none is None and plain == "plain" and one is not None and "<" not in one
+    first, rest = one.split(" and ")
+    assert rest.startswith(first) and "555-01" in rest
+
+
+@pytest.mark.parametrize(
+    "entity", ["EMAIL_ADDRESS", "PHONE_NUMBER", "US_SSN", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS"]
+)
+def test_no_fake_could_be_real_and_the_leak_scan_knows(entity: str) -> None:
+    fakes = fake_values(entity, 2000, np.random.default_rng(1))
+    assert not any(could_be_real(entity, f) for f in fakes)
+    assert find_leaks(fakes) == {}
+
+
+@pytest.mark.parametrize("entity", ["EMAIL_ADDRESS", "PHONE_NUMBER", "US_SSN", "CREDIT_CARD", "IP_ADDRESS"])
+def test_the_leak_scan_finds_real_looking_identifiers_inside_text(entity: str) -> None:
+    values = real_looking()[entity]
+    assert find_leaks([f"write {v} down" for v in values])[entity] >= 0.95 * len(values)
+
+
+def test_the_leak_scan_is_not_set_off_by_ids_amounts_and_dates() -> None:
+    rng = np.random.default_rng(2)
+    harmless = [f"id-{i:07d}" for i in range(500)] + [f"{x:.2f}" for x in rng.random(500) * 1e6]
+    harmless += [f"{x}" for x in rng.integers(10**9, 10**10, 500)] + ["2024-01-31", "12:30:01", "1.2.3", "v10.0.0.1"]
+    assert find_leaks(harmless) == {}
+
+
+def test_ibans_are_checked_by_their_digits() -> None:
+    assert passes_mod97("GB82 WEST 1234 5698 7654 32") and not passes_mod97("GB83 WEST 1234 5698 7654 32")
+    assert find_leaks(["pay to GB82 WEST 1234 5698 7654 32 please"]) == {"IBAN_CODE": 1}
+
+
+def test_fakes_fit_each_other_in_a_row_and_repeat_by_seed() -> None:
+    columns = {"name": "PERSON", "mail": "EMAIL_ADDRESS", "first_name": "PERSON", "last_name": "PERSON"}
+    made = fake_columns(columns, 50, np.random.default_rng(3))
+    for name, mail, first, last in zip(*made.values(), strict=True):
+        assert name == f"{first} {last}" and mail.startswith(f"{first}.{last}".lower())
+    assert made == fake_columns(columns, 50, np.random.default_rng(3)) and len(set(made["mail"])) == 50
+
+
+@pytest.mark.parametrize(
+    "header, entity",
+    [("e-mail", "EMAIL_ADDRESS"), ("CustomerName", "PERSON"), ("Nachname", "PERSON"), ("tel", "PHONE_NUMBER"),
+     ("téléphone", None), ("product", None), ("filename", None), ("cardinality", None), ("SSN", "US_SSN")],
+)  # fmt: skip
+def test_headers(header: str, entity: str | None) -> None:
+    assert header_entity(header) == entity
+
+
+def test_noise_that_drowns_the_votes_keeps_a_column_and_does_not_drop_it_by_chance() -> None:
+    rng = np.random.default_rng(0)
+    dropped = 0
+    for _ in range(500):
+        votes = {c: float(rng.normal(0, 50)) for c in CELL_CLASSES} | {"NONE": 400 + float(rng.normal(0, 50))}
+        dropped += decide("x", votes, sum(votes.values()), 50.0).action == "drop"
+    assert dropped <= 5
+
+
+def test_a_wrong_weight_a_missing_package_and_a_failing_recogniser_stop_the_run(
+    monkeypatch: pytest.MonkeyPatch, detector: Detector
+) -> None:
+    load_detector.cache_clear()
+    monkeypatch.setitem(engine.PINNED, "ner/model", "0" * 64)
+    with pytest.raises(PIIError, match="ner/model.*pip install"):
+        load_detector()
+    monkeypatch.undo()
+    monkeypatch.setattr(engine, "_model_folder", lambda: Path("/nowhere"))
+    with pytest.raises(PIIError, match="pip install"):
+        load_detector()
+    monkeypatch.undo()
+    load_detector.cache_clear()
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("failed on maria.gonzalez@mailbox.org")
+
+    monkeypatch.setattr(detector._analyzer, "analyze", fail)
+    with pytest.raises(PIIError) as caught:
+        detector.scrub(["maria.gonzalez@mailbox.org"])
+    assert "maria" not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_a_canary_that_is_missed_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_detector.cache_clear()
+    monkeypatch.setitem(engine.CANARIES, "nothing to see here", "PERSON")
+    with pytest.raises(PIIError, match="canary"):
+        load_detector()
+    load_detector.cache_clear()
+
+
+def test_nothing_reaches_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    load_detector.cache_clear()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the detector reached for the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert load_detector().scrub(["a@mailbox-of-mine.org"]) == ["<EMAIL_ADDRESS>"]

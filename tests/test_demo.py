@@ -1,0 +1,50 @@
+"""The demo and the examples, run as a newcomer would."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dpsynth import demo
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_demos_table_is_the_survey_with_made_up_people_in_front() -> None:
+    table = demo.table()
+    assert len(table) == 20_190 and table["zper"].nunique() == 5_912
+    assert list(table.columns[:4]) == ["name", "email", "phone", "note"] and table.shape[1] >= 25
+    assert table.groupby("zper")["name"].nunique().max() == 1
+    assert table["ghindx"].isna().mean() > 0.2
+    train, holdout = demo.split(table)
+    assert len(train) + len(holdout) == len(table) and not set(train["zper"]) & set(holdout["zper"])
+
+
+@pytest.mark.slow
+def test_the_demo_runs_beats_independent_columns_and_can_be_run_again(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from dpsynth.cli import main; main()"]
+    done = subprocess.run(
+        [*command, "demo", "-o", "d", "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    fidelity = json.loads(done.stdout)["fidelity"]
+    assert fidelity["synthetic"]["tv2"] < 0.85 * fidelity["floor"]["tv2"]
+    assert fidelity["synthetic"]["association"] < 0.7 * fidelity["floor"]["association"]
+    again = subprocess.run([*command, "demo", "-o", "d"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "What is promised" in again.stdout
+    verified = subprocess.run([*command, "verify", "d/release"], cwd=tmp_path, capture_output=True, text=True)
+    assert verified.returncode == 0 and "verified" in verified.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", ["quickstart.py", "person_level.py"])
+def test_examples_run(example: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / example), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
