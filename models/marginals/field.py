@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dpsynth.encode.codec import draw_conditional
-from dpsynth.models.marginals.inference import clique_marginals, log_partition
+from dpsynth.models.marginals.inference import clique_marginals, log_partition, one_thread
 from dpsynth.models.marginals.junction_tree import JunctionTree, build
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray, IntArray
@@ -42,7 +42,8 @@ class MarkovField:
     def sample(self, n: int, *, rng: np.random.Generator, evidence: Mapping[str, FloatArray]) -> IntArray:
         """n coded rows, shape (n, columns): exactly from the (conditioned) model, clique by clique down the tree."""
         tree = self.tree
-        marginals = clique_marginals(tree, self._conditioned(evidence))
+        with one_thread():
+            marginals = clique_marginals(tree, self._conditioned(evidence))
         rows = np.zeros((n, len(self.columns)), np.int64)
         for clique, separator, marginal in zip(tree.cliques, tree.separators, marginals, strict=True):
             new = [a for a in clique if a not in separator]

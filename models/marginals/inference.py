@@ -16,12 +16,24 @@ log Z with respect to clique potentials is the clique marginals.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
 from dpsynth.models.marginals.junction_tree import Clique, JunctionTree
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one CPU thread: a sweep is many small operations, and threads that wait for each other triple its cost."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +116,8 @@ def fit_potentials(
         return value / n_units
 
     if tables:
-        _minimise(objective, weights, iterations)
+        with one_thread():
+            _minimise(objective, weights, iterations)
     with torch.no_grad():
         fitted = potentials()
         fitted[0] = fitted[0] - log_partition(tree, fitted)

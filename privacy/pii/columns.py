@@ -76,10 +76,10 @@ def header_entity(name: str) -> str | None:
 def cell_class(cell: str, spans: Sequence[Span], header: str) -> int:
     """Index into CELL_CLASSES: an entity that fills the cell, TEXT that holds one, else NONE."""
     letters = [i for i, c in enumerate(cell) if c.isalnum()]
-    if not letters:
-        return 0
+    if not letters or re.fullmatch(r"\s*[-+]?\d*\.\d+([eE][-+]?\d+)?\s*", cell):
+        return 0  # a measurement's decimals pass a checksum now and then, but no identifier has a decimal point
     expected = header_entity(header)
-    bare_number = re.fullmatch(r"\s*[-+]?\d+(\.\d*)?([eE][-+]?\d+)?\s*", cell) is not None
+    bare_number = cell.strip().isdigit()
     holds_identifier = False
     for entity in DIRECT:
         if bare_number and entity not in CHECKED and entity != expected:
