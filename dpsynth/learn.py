@@ -20,16 +20,14 @@ import pandas as pd
 
 from dpsynth.encode.cells import FineCells, LabelCells, LineCells
 from dpsynth.encode.codec import Codec
+from dpsynth.encode.from_counts import codec_from
 from dpsynth.encode.grid import (
     MAX_INTERVALS,
     SIGNIFICANT,
     groups_worth,
     intervals,
     intervals_worth,
-    label_groups,
-    line_groups,
     occupied_span,
-    smooth,
 )
 from dpsynth.encode.parse import MAX_DECIMALS, TIME_STEPS, Scale
 from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, StepOf
@@ -46,7 +44,6 @@ Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id"]
 LOOKED_AT = 1500
 # An integer column spanning at most this many values gets a cell for each.
 WHOLE = 512
-MAX_LABELS = 64
 # Of the schema stage's share for a column: what its form and its step get; its range, the finest histogram, gets the rest.
 FORM_PART, STEP_PART = 0.1, 0.15
 
@@ -314,7 +311,15 @@ class _Learner:
         codecs, histograms = [], {}
         for c, m in zip(cells, fine, strict=True):
             column = next((o for o in modelled if o.name == c.column), None)
-            codec = _codec(c, m, n_units, pair_sigma, column)
+            codec = codec_from(
+                c,
+                m.values,
+                m.sigma,
+                at_most=groups_worth(n_units, pair_sigma),
+                nullable=column.nullable if column is not None else False,
+                coarse=self.ranges.get(c.column),
+                trim=column is None or column.bounds is None,
+            )
             codecs.append(codec)
             grouped = np.bincount(codec.groups, weights=m.values, minlength=codec.size).astype(np.float64)
             histograms[c.column] = Measurement(values=grouped, sigma=m.sigma)
@@ -437,42 +442,6 @@ def _as_numbers(values: Sequence[object], scale: Scale) -> list[float]:
 
 def _label(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
-
-
-def _codec(cells: FineCells, measured: Measurement, n_units: float, pair_sigma: float, column: Column | None) -> Codec:
-    """Groups and shares of a column's fine cells from their noisy counts."""
-    at_most = groups_worth(n_units, pair_sigma)
-    counts = measured.values.copy()
-    declared = column.nullable if column is not None else False
-    seen = counts[cells.missing] > SIGNIFICANT * measured.sigma
-    known = counts[: cells.missing]
-    if isinstance(cells, LineCells):
-        first, last = (
-            occupied_span(known, measured.sigma, grow=bool(cells.edges))
-            if not (column and column.bounds)
-            else (0, len(known))
-        )
-        inside = (np.arange(len(known)) >= first) & (np.arange(len(known)) < last)
-        known = np.where(inside, known, 0.0)
-        groups = line_groups(np.maximum(known, 0.0), at_most)
-        weights = smooth(known, np.where(inside, cells.high - cells.low, 0.0), groups, measured.sigma)
-    else:
-        weights = np.maximum(known, 0.0)
-        if weights[cells.other] <= SIGNIFICANT * measured.sigma:
-            weights[cells.other] = 0.0
-        groups = label_groups(weights, MAX_LABELS)
-    empty = weights.sum() <= 0
-    if declared is None:
-        declared = bool(seen) or empty
-    missing = max(float(counts[cells.missing]), 0.0) if declared else 0.0
-    if empty and missing == 0:
-        (weights if not declared else counts)[0 if not declared else cells.missing] = 1.0
-        missing = 1.0 if declared else 0.0
-    # Missing cells of a column that has none by declaration or as far as one can see go with its largest group.
-    heaviest = int(np.argmax(np.bincount(groups, weights=weights))) if len(groups) else 0
-    groups = np.append(groups, groups.max(initial=-1) + 1 if declared else heaviest)
-    shares = np.append(weights, missing)
-    return Codec(cells, shares / shares.sum(), groups.astype(np.int64))
 
 
 def _filled(column: Column, codec: Codec, step: float | None) -> Column:

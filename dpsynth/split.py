@@ -34,7 +34,7 @@ class Split:
     """Shares of mu^2 by stage; `pairs` takes what is left."""
 
     identifiers: float = 0.03
-    schema: float = 0.10
+    schema: float = 0.12
     vocabulary: float = 0.12
     one_way: float = 0.15
     selection: float = 0.03

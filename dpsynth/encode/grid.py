@@ -8,9 +8,9 @@ import numpy as np
 
 from dpsynth.privacy.source import FloatArray, IntArray
 
-# A run of cells counts as occupied when its sum stands this many standard deviations of its noise above zero. A 600-cell
-# histogram has some 100,000 runs; at 6 sd an empty one passes for occupied in about one of 10,000 such histograms.
-SIGNIFICANT = 6.0
+# A run of cells counts as occupied when its sum stands this many standard deviations of its noise above zero. A 170-cell
+# histogram has some 14,000 runs; at 5.5 sd an empty one passes for occupied in about one of 4,000 such histograms.
+SIGNIFICANT = 5.5
 # Next to what is occupied an error costs little, so runs of up to REACH cells go on at this many.
 NEIGHBOUR, REACH = 3.0, 4
 MAX_INTERVALS = 512
@@ -78,22 +78,32 @@ def intervals(edges: FloatArray, counts: FloatArray, step: float | None, n: int)
     return np.unique(np.rint(out / step) * step) if step else np.unique(out)
 
 
-def smooth(counts: FloatArray, widths: FloatArray, groups: IntArray, sigma: float) -> FloatArray:
-    """Noisy fine counts -> non-negative weights: within each group shrunk towards an even spread over `widths`.
+def expected_shares(low: FloatArray, high: FloatArray, edges: FloatArray, counts: FloatArray) -> FloatArray:
+    """Share of rows that each cell [low, high) would hold if every bucket of a coarser histogram were even inside.
 
-    James-Stein: the more of a group's scatter the noise explains, the flatter it gets. Cells of zero width (atoms) keep
-    their own counts. A group's total is kept where it is positive.
+    edges, counts: the coarser histogram, B + 1 edges and B noisy counts.  Cells of no width (atoms) get 0.
+    """
+    mass = np.concatenate([[0.0], np.cumsum(np.maximum(counts, 0.0) + 1e-9)])
+    shares: FloatArray = (np.interp(high, edges, mass) - np.interp(low, edges, mass)) / mass[-1]
+    return shares
+
+
+def smooth(counts: FloatArray, expected: FloatArray, groups: IntArray, sigma: float) -> FloatArray:
+    """Noisy fine counts -> non-negative weights: within each group shrunk towards the `expected` shares.
+
+    James-Stein: the more of a group's scatter the noise explains, the closer it gets to what was expected. Cells of which
+    nothing is expected (atoms) keep their own counts. A group's total is kept where it is positive.
     """
     weights = np.maximum(counts, 0.0)
     for group in np.unique(groups):
-        inside = np.flatnonzero((groups == group) & (widths > 0))
+        inside = np.flatnonzero((groups == group) & (expected > 0))
         total = counts[inside].sum()
         if len(inside) < 2 or total <= 0:
             continue
-        even = total * widths[inside] / widths[inside].sum()
-        scatter = float(((counts[inside] - even) ** 2).mean())
+        prior = total * expected[inside] / expected[inside].sum()
+        scatter = float(((counts[inside] - prior) ** 2).mean())
         keep = max(0.0, 1 - sigma**2 / scatter) if scatter > 0 else 0.0
-        shrunk = np.maximum(even + keep * (counts[inside] - even), 0.0)
+        shrunk = np.maximum(prior + keep * (counts[inside] - prior), 0.0)
         weights[inside] = shrunk * (total / shrunk.sum())
     return weights
 

@@ -73,7 +73,7 @@ class StepOf:
 
 @dataclass(frozen=True)
 class RangeOf:
-    """Where on the number line a cell lies: half octaves either side of 0, or quarters of a year. Last code: missing.
+    """Where on the number line a cell lies: powers of 4 either side of 0, or quarters of a year. Last code: missing.
 
     `edges` has size entries: bucket i holds edges[i] <= value < edges[i + 1].
     """
@@ -86,8 +86,8 @@ class RangeOf:
         if self.scale == "datetime":
             quarters = pd.date_range("1800-01-01", "2200-01-01", freq="QS").to_numpy().astype("datetime64[us]")
             return quarters.astype(np.int64).astype(np.float64)
-        smallest, largest = (-20, 62) if self.scale == "number" else (0, 56)
-        steps = 2.0 ** (np.arange(2 * smallest, 2 * largest + 1) / 2)
+        smallest, largest = (-10, 31) if self.scale == "number" else (0, 28)
+        steps = 4.0 ** np.arange(smallest, largest + 1, dtype=np.float64)
         return np.concatenate([-steps[::-1], [0.0], np.nextafter([0.0], 1.0), steps])
 
     @property

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from dpsynth.encode.cells import LabelCells, LineCells, cells_from_json
 from dpsynth.encode.codec import Codec, draw_conditional
-from dpsynth.encode.grid import intervals, label_groups, line_groups, occupied_span, smooth
+from dpsynth.encode.from_counts import codec_from
+from dpsynth.encode.grid import expected_shares, intervals, label_groups, line_groups, occupied_span, smooth
 from dpsynth.encode.parse import TIME_STEPS, decimals_of, looks_dated, looks_numeric, numbers, time_step_of
 from dpsynth.encode.questions import FormOf, RangeOf, StepOf
 from dpsynth.privacy.source import Numbers, Strings
@@ -177,11 +178,28 @@ def test_groups_are_about_even_and_keep_heavy_cells_apart() -> None:
 
 def test_smoothing_keeps_totals_flattens_noise_and_keeps_signal() -> None:
     rng = np.random.default_rng(0)
-    groups, widths = np.repeat([0, 1], 50), np.ones(100)
+    groups, expected = np.repeat([0, 1], 50), np.full(100, 0.01)
     flat = 100 + rng.normal(0, 10, 100)
-    smoothed = smooth(flat, widths, groups, 10.0)
+    smoothed = smooth(flat, expected, groups, 10.0)
     assert np.std(smoothed[:50]) < 4 and smoothed[:50].sum() == pytest.approx(flat[:50].sum())
     peaked = flat.copy()
     peaked[7] += 2000
-    assert smooth(peaked, widths, groups, 10.0)[7] > 1900
-    assert np.all(smooth(rng.normal(0, 10, 100), widths, groups, 10.0) >= 0)
+    assert smooth(peaked, expected, groups, 10.0)[7] > 1900
+    assert np.all(smooth(rng.normal(0, 10, 100), expected, groups, 10.0) >= 0)
+
+
+def test_what_is_expected_of_a_cell_follows_the_coarser_histogram_not_its_width() -> None:
+    low, high = np.array([0.0, 5.0, 5.0, 10.0]), np.array([5.0, 5.0, 10.0, 1000.0])
+    shares = expected_shares(low, high, np.array([0.0, 10.0, 1000.0]), np.array([90.0, 10.0]))
+    assert shares == pytest.approx([0.45, 0.0, 0.45, 0.1])
+
+
+def test_a_codec_from_noise_alone_still_decodes() -> None:
+    for cells in (line, LabelCells("c", ("a", "b")), LabelCells("c", ())):
+        for nullable in (None, True, False):
+            codec = codec_from(cells, np.full(cells.size, -5.0), 3.0, at_most=8, nullable=nullable)
+            assert codec.shares.sum() == pytest.approx(1.0)
+            values = codec.values(
+                codec.refine(np.arange(codec.size), np.random.default_rng(0)), np.random.default_rng(0)
+            )
+            assert len(values) == codec.size

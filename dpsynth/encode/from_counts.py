@@ -1,0 +1,68 @@
+"""A column's codec from the noisy counts of its fine cells. Post-processing: nothing here sees a row."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dpsynth.encode.cells import FineCells, LabelCells, LineCells
+from dpsynth.encode.codec import Codec
+from dpsynth.encode.grid import SIGNIFICANT, expected_shares, label_groups, line_groups, occupied_span, smooth
+from dpsynth.privacy.source import FloatArray, IntArray
+
+MAX_LABELS = 64
+
+# Edges and noisy counts of the histogram from which a line's range was learned (or its declared bounds, and ones).
+Coarse = tuple[FloatArray, FloatArray]
+
+
+def codec_from(
+    cells: FineCells,
+    counts: FloatArray,
+    sigma: float,
+    *,
+    at_most: int,
+    nullable: bool | None,
+    coarse: Coarse | None = None,
+    trim: bool = True,
+) -> Codec:
+    """Shares and groups of fine cells.
+
+    counts: noisy counts, shape (cells.size,), of noise sd `sigma`.  at_most: groups of a number line.  nullable: None = learned.
+    coarse: what to expect inside a group where the noise hides it.  trim: cut ends that hold nothing, as far as one can see.
+    """
+    known, missing = counts[: cells.missing], float(counts[cells.missing])
+    if isinstance(cells, LineCells):
+        weights, groups = _line(cells, known, sigma, at_most, coarse, trim)
+    else:
+        weights, groups = _labels(cells, known, sigma)
+    if nullable is None:
+        nullable = missing > SIGNIFICANT * sigma or not weights.sum() > 0
+    shares = np.append(weights, max(missing, 0.0) if nullable else 0.0)
+    if not shares.sum() > 0:  # the noise drowned all of it
+        shares[-1 if nullable or not len(weights) else slice(0, -1)] = 1.0
+    # Missing cells of a column that has none, by declaration or as far as one can see, go with its largest group.
+    largest = int(np.argmax(np.bincount(groups, weights=weights))) if len(groups) else 0
+    groups = np.append(groups, groups.max(initial=-1) + 1 if nullable else largest)
+    return Codec(cells, shares / shares.sum(), groups.astype(np.int64))
+
+
+def _line(
+    cells: LineCells, known: FloatArray, sigma: float, at_most: int, coarse: Coarse | None, trim: bool
+) -> tuple[FloatArray, IntArray]:
+    place = np.arange(len(known))
+    # Where each cell is one value, a value too many would be one that cannot occur; an interval too many costs little.
+    first, last = occupied_span(known, sigma, grow=bool(cells.edges)) if trim else (0, len(known))
+    inside = (place >= first) & (place < last)
+    known = np.where(inside, known, 0.0)
+    groups = line_groups(np.maximum(known, 0.0), at_most)
+    if coarse is None:
+        return np.maximum(known, 0.0), groups
+    expected = np.where(inside, expected_shares(cells.low, cells.high, *coarse), 0.0)
+    return smooth(known, expected, groups, sigma), groups
+
+
+def _labels(cells: LabelCells, known: FloatArray, sigma: float) -> tuple[FloatArray, IntArray]:
+    weights = np.maximum(known, 0.0)
+    if weights[cells.other] <= SIGNIFICANT * sigma:
+        weights[cells.other] = 0.0
+    return weights, label_groups(weights, MAX_LABELS)
