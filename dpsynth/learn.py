@@ -23,6 +23,7 @@ from dpsynth.encode.codec import Codec
 from dpsynth.encode.from_counts import codec_from
 from dpsynth.encode.grid import (
     MAX_INTERVALS,
+    NEIGHBOUR,
     SIGNIFICANT,
     groups_worth,
     intervals,
@@ -390,7 +391,9 @@ _SCALES: dict[Kind | None, Scale] = {"numeric": "number", "datetime": "datetime"
 def _kind(form: Measurement) -> Kind:
     """The kind that most cells of a string column speak for."""
     votes = form.values[1:]
-    known = max(float(votes.sum()), 1e-9)
+    known = float(votes.sum())
+    if known <= NEIGHBOUR * form.sigma * math.sqrt(len(votes)):
+        return "categorical"  # nothing to be seen: nothing is made up
     if votes[FormOf.NUMBER - 1] >= 0.9 * known:
         return "numeric"
     if votes[FormOf.DATE - 1] >= 0.9 * known:

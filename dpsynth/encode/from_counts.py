@@ -35,15 +35,29 @@ def codec_from(
         weights, groups = _line(cells, known, sigma, at_most, coarse, trim)
     else:
         weights, groups = _labels(cells, known, sigma)
+    if nullable is not False and missing > SIGNIFICANT * sigma and not _seen(known[weights > 0], sigma):
+        weights = np.zeros(len(weights))  # a column of missing cells, as far as one can see
     if nullable is None:
         nullable = missing > SIGNIFICANT * sigma or not weights.sum() > 0
     shares = np.append(weights, max(missing, 0.0) if nullable else 0.0)
     if not shares.sum() > 0:  # the noise drowned all of it
         shares[-1 if nullable or not len(weights) else slice(0, -1)] = 1.0
-    # Missing cells of a column that has none, by declaration or as far as one can see, go with its largest group.
-    largest = int(np.argmax(np.bincount(groups, weights=weights))) if len(groups) else 0
-    groups = np.append(groups, groups.max(initial=-1) + 1 if nullable else largest)
+    if nullable and not weights.sum() > 0:
+        groups = np.zeros(cells.size, np.int64)
+    else:
+        # Missing cells of a column that has none, by declaration or as far as one can see, go with its largest group.
+        largest = int(np.argmax(np.bincount(groups, weights=weights))) if len(groups) else 0
+        groups = np.append(groups, groups.max(initial=-1) + 1 if nullable else largest)
     return Codec(cells, shares / shares.sum(), groups.astype(np.int64))
+
+
+def _seen(kept: FloatArray, sigma: float) -> bool:
+    """Whether cells that were given weight hold rows, or noise alone, as far as one can see."""
+    if not len(kept):
+        return False
+    # Cells of no weight are mostly those whose noise fell below zero: for what is left, the mean of |noise| is its share.
+    total = kept.sum() - len(kept) * sigma * np.sqrt(2 / np.pi)
+    return bool(max(float(kept.max()), total / np.sqrt(len(kept))) > SIGNIFICANT * sigma)
 
 
 def _line(
