@@ -45,7 +45,7 @@ Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id"]
 LOOKED_AT = 1500
 # An integer column spanning at most this many values gets a cell for each.
 WHOLE = 512
-# Of the schema stage's share for a column: what its form and its step get; its range, the finest histogram, gets the rest.
+# Of the schema stage's share for a column: what its form and its step get where they are asked; its range gets the rest.
 FORM_PART, STEP_PART = 0.1, 0.15
 
 
@@ -230,16 +230,20 @@ class _Learner:
             strict=True,
         ):
             self.steps[c.name] = _step(m, _SCALES[c.kind])
-        boundless = [c for c in lines if c.bounds is None]
-        grids = [RangeOf(c.name, _SCALES[c.kind]) for c in boundless]
-        for grid, m in zip(grids, self._ask(grids, "range", (1 - FORM_PART - STEP_PART) * each), strict=True):
-            counts = m.values[:-1]
-            first, last = occupied_span(counts, m.sigma, grow=True)
-            self.ranges[grid.column] = grid.edges[first : last + 1], counts[first:last]
         for c in lines:
-            if c.bounds is not None:
+            if c.bounds is None:
+                asked = FORM_PART * (c.name in kinds) + STEP_PART * (c.name in self.steps)
+                self.ranges[c.name] = self._range(RangeOf(c.name, _SCALES[c.kind]), (1 - asked) * each)
+            else:
                 self.ranges[c.name] = _declared_range(c, self._step_of(c))
         return columns
+
+    def _range(self, grid: RangeOf, mu_squared: float) -> tuple[FloatArray, FloatArray]:
+        """Edges of the buckets that look occupied, from the first to the last, and their noisy counts."""
+        (m,) = self._ask([grid], "range", mu_squared)
+        counts = m.values[:-1]
+        first, last = occupied_span(counts, m.sigma, cautious=False, likely=grid.likely)
+        return grid.edges[first : last + 1], counts[first:last]
 
     def _ask(self, codings: Sequence[Coding], what: str, each: float) -> list[Measurement]:
         if not codings:
@@ -392,7 +396,7 @@ def _kind(form: Measurement) -> Kind:
     """The kind that most cells of a string column speak for."""
     votes = form.values[1:]
     known = float(votes.sum())
-    if known <= NEIGHBOUR * form.sigma * math.sqrt(len(votes)):
+    if known <= NEIGHBOUR[0] * form.sigma * math.sqrt(len(votes)):
         return "categorical"  # nothing to be seen: nothing is made up
     if votes[FormOf.NUMBER - 1] >= 0.9 * known:
         return "numeric"

@@ -24,6 +24,7 @@ from dpsynth.privacy.errors import PrivacyError
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
 
 # The name under which codings see how many rows the row's unit holds (after bounding). Not a column of the table.
 ROWS_PER_UNIT = "\x00rows per unit"

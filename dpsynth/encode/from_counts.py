@@ -65,7 +65,7 @@ def _line(
 ) -> tuple[FloatArray, IntArray]:
     place = np.arange(len(known))
     # Where each cell is one value, a value too many would be one that cannot occur; an interval too many costs little.
-    first, last = occupied_span(known, sigma, grow=bool(cells.edges)) if trim else (0, len(known))
+    first, last = occupied_span(known, sigma, cautious=not cells.edges) if trim else (0, len(known))
     inside = (place >= first) & (place < last)
     known = np.where(inside, known, 0.0)
     groups = line_groups(np.maximum(known, 0.0), at_most)

@@ -3,61 +3,83 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 
-from dpsynth.privacy.source import FloatArray, IntArray
+from dpsynth.privacy.source import BoolArray, FloatArray, IntArray
 
-# A run of cells counts as occupied when its sum stands this many standard deviations of its noise above zero. A 170-cell
-# histogram has some 14,000 runs; at 5.5 sd an empty one passes for occupied in about one of 4,000 such histograms.
+# A single count stands out when it is this many standard deviations of its noise above zero.
 SIGNIFICANT = 5.5
-# Next to what is occupied an error costs little, so runs of up to REACH cells go on at this many.
-NEIGHBOUR, REACH = 3.0, 4
+# A run of cells counts as occupied when its sum stands so far out that, of histograms of noise alone, no more than this
+# share has such a run: half of it for runs among the likely cells, half for the (many more) others.
+FALSE_ALARM = 1 / 2000
+# Next to what is occupied less evidence will do: (sd, cells in a run at most), where a cell too many costs little and where it
+# would stand for a value that cannot occur.
+NEIGHBOUR, CAUTIOUS = (3.0, 4), (3.9, 32)
 MAX_INTERVALS = 512
 
 
-def occupied_span(counts: FloatArray, sigma: float, *, grow: bool) -> tuple[int, int]:
+def occupied_span(
+    counts: FloatArray, sigma: float, *, cautious: bool, likely: BoolArray | None = None
+) -> tuple[int, int]:
     """(first, last + 1) of the cells that hold rows, as far as the noise lets one see; the largest cell where nothing is seen.
 
     An end lies where the outermost significant run of cells ends, each run being as short as its significance allows: so a
-    single heavy cell and a broad thin tail are both found. grow: go on over neighbouring cells on lesser evidence, where
-    losing a tail costs more than one cell too many.
+    single heavy cell and a broad thin tail are both found. From there it goes on over neighbouring cells on lesser evidence.
+    cautious: a cell too many would stand for a value that cannot occur.  likely: cells where rows are expected beforehand; runs of these pass on
+    less evidence than others.
     """
-    last, first = _outer_end(counts, sigma), len(counts) - _outer_end(counts[::-1], sigma)
+    likely = np.zeros(len(counts), bool) if likely is None else likely
+    last, first = _outer_end(counts, sigma, likely), len(counts) - _outer_end(counts[::-1], sigma, likely[::-1])
     if first >= last:
         top = int(np.argmax(counts))
         return top, top + 1
-    if grow:
-        last += _grown(counts[last:], sigma)
-        first -= _grown(counts[:first][::-1], sigma)
+    deviations, reach = CAUTIOUS if cautious else NEIGHBOUR
+    last += _grown(counts[last:], deviations * sigma, reach)
+    first -= _grown(counts[:first][::-1], deviations * sigma, reach)
     return first, last
 
 
-def _grown(beyond: FloatArray, sigma: float) -> int:
-    """How many of the cells next to an occupied span look occupied, too: steps of up to REACH cells, on lesser evidence."""
+def _grown(beyond: FloatArray, need: float, reach: int) -> int:
+    """How many of the cells next to an occupied span look occupied, too; a run of k <= reach cells needs need * sqrt(k)."""
     grown = 0
     while grown < len(beyond):
-        runs = np.cumsum(beyond[grown : grown + REACH])
-        seen = np.flatnonzero(runs > NEIGHBOUR * sigma * np.sqrt(np.arange(1, len(runs) + 1)))
+        runs = np.cumsum(beyond[grown : grown + reach])
+        seen = np.flatnonzero(runs > need * np.sqrt(np.arange(1, len(runs) + 1)))
         if not len(seen):
             break
         grown += int(seen[0]) + 1
     return grown
 
 
-def _outer_end(counts: FloatArray, sigma: float) -> int:
+def _outer_end(counts: FloatArray, sigma: float, likely: BoolArray) -> int:
     """End of the last significant run; 0 where there is none."""
     total = np.concatenate([[0.0], np.cumsum(counts)])
+    unlikely = np.concatenate([[0], np.cumsum(~likely)])
+    high, low = _out_of(len(counts) * (len(counts) + 1) / 2), _out_of(_runs_within(likely))
     open_starts = np.ones(len(counts), bool)  # starts whose shortest significant run is still to be found
     end = 0
     for length in range(1, len(counts) + 1):
         starts = len(counts) - length + 1
         runs = total[length:] - total[:starts]
-        found = np.flatnonzero(open_starts[:starts] & (runs > SIGNIFICANT * sigma * math.sqrt(length)))
+        need = np.where(unlikely[length:] == unlikely[:starts], low, high) * sigma * math.sqrt(length)
+        found = np.flatnonzero(open_starts[:starts] & (runs > need))
         open_starts[found] = False
         outer = [start for start in found if start + length > end and _is_even(counts[start : start + length])]
         end = max([end, *(int(start) + length for start in outer)])
     return end
+
+
+def _runs_within(likely: BoolArray) -> float:
+    """Number of runs that hold likely cells alone."""
+    blocks = np.diff(np.flatnonzero(np.diff(likely, prepend=False, append=False)))[::2]
+    return float((blocks * (blocks + 1) / 2).sum())
+
+
+def _out_of(runs: float) -> float:
+    """Standard deviations above zero that noise passes in one of `runs` with half the chance of FALSE_ALARM, at most."""
+    return NormalDist().inv_cdf(1 - FALSE_ALARM / 2 / max(runs, 1.0))
 
 
 def _is_even(run: FloatArray) -> bool:

@@ -23,7 +23,7 @@ from dpsynth.encode.parse import (
     numbers,
     time_step_of,
 )
-from dpsynth.privacy.source import Cells, FloatArray, IntArray, Numbers, Strings
+from dpsynth.privacy.source import BoolArray, Cells, FloatArray, IntArray, Numbers, Strings
 
 TEXT_WORDS, TEXT_LENGTH = 6, 64
 
@@ -93,6 +93,15 @@ class RangeOf:
     @property
     def size(self) -> int:
         return len(self.edges)
+
+    @property
+    def likely(self) -> BoolArray:
+        """Buckets where most tables' values lie, shape (size - 1,): 0.001 to 1,000,000, a second to 30 years, 1900 to 2030."""
+        starts = np.abs(self.edges[:-1] + self.edges[1:]) / 2
+        if self.scale == "datetime":
+            return (self.edges[:-1] >= -2.21e15) & (self.edges[1:] <= 1.9e15)
+        first, last = (1e-3, 1.1e6) if self.scale == "number" else (1e6, 1e15)
+        return (starts >= first) & (starts <= last)
 
     def encode(self, cells: Cells) -> IntArray:
         values = numbers(cells, self.scale)
