@@ -23,12 +23,13 @@ from dpsynth.encode.codec import Codec
 from dpsynth.encode.from_counts import codec_from
 from dpsynth.encode.grid import (
     MAX_INTERVALS,
-    NEIGHBOUR,
+    OVER_BUCKETS,
     SIGNIFICANT,
     groups_worth,
     intervals,
     intervals_worth,
     occupied_span,
+    sentinels,
 )
 from dpsynth.encode.parse import MAX_DECIMALS, TIME_STEPS, Scale
 from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, StepOf
@@ -145,6 +146,7 @@ class _Learner:
         self.ranges: dict[str, tuple[FloatArray, FloatArray]] = {}
         self.steps: dict[str, float | None] = {}
         self.vocabularies: dict[str, Vocabulary] = {}
+        self.guessed: dict[str, set[float]] = {}
         self.totals: list[float] = []
 
     def run(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> Domain:
@@ -242,7 +244,7 @@ class _Learner:
         """Edges of the buckets that look occupied, from the first to the last, and their noisy counts."""
         (m,) = self._ask([grid], "range", mu_squared)
         counts = m.values[:-1]
-        first, last = occupied_span(counts, m.sigma, cautious=False, likely=grid.likely)
+        first, last = occupied_span(counts, m.sigma, growth=OVER_BUCKETS, likely=grid.likely)
         return grid.edges[first : last + 1], counts[first:last]
 
     def _ask(self, codings: Sequence[Coding], what: str, each: float) -> list[Measurement]:
@@ -324,6 +326,7 @@ class _Learner:
                 nullable=column.nullable if column is not None else False,
                 coarse=self.ranges.get(c.column),
                 trim=column is None or column.bounds is None,
+                tentative=self.guessed.get(c.column, ()),
             )
             codecs.append(codec)
             grouped = np.bincount(codec.groups, weights=m.values, minlength=codec.size).astype(np.float64)
@@ -346,8 +349,14 @@ class _Learner:
             whole = [round(i * step, 9) for i in range(low, max(high, low + 1))]
             return LineCells(column.name, scale, tuple(map(float, whole)), (), step)
         found_values = self.vocabularies[column.name].values
-        atoms = sorted({float(v) for v in _as_numbers(found_values, scale)})
-        return LineCells(column.name, scale, tuple(atoms), tuple(intervals(edges, counts, step, pieces).tolist()), step)
+        bought = {float(v) for v in _as_numbers(found_values, scale)}
+        guessed = set(sentinels(edges[0], edges[-1], step)) - bought if scale == "number" else set()
+        self.guessed[column.name] = guessed
+        cuts = intervals(edges, counts, step, pieces)
+        atoms = sorted(bought | guessed)
+        # An interval ends at each outermost atom that was bought and at each guess, so that what lies beyond can be seen to be empty.
+        ends = [a for a in guessed | {min(bought, default=0.0), max(bought, default=0.0)} if cuts[0] < a < cuts[-1]]
+        return LineCells(column.name, scale, tuple(atoms), tuple(np.union1d(cuts, ends).tolist()), step)
 
     def _combine(self, cells: FineCells, measured: Measurement) -> Measurement:
         """The one-way counts together with the vocabulary's, where both count the same labels (inverse variance)."""
@@ -396,7 +405,7 @@ def _kind(form: Measurement) -> Kind:
     """The kind that most cells of a string column speak for."""
     votes = form.values[1:]
     known = float(votes.sum())
-    if known <= NEIGHBOUR[0] * form.sigma * math.sqrt(len(votes)):
+    if known <= 4 * form.sigma * math.sqrt(len(votes)):
         return "categorical"  # nothing to be seen: nothing is made up
     if votes[FormOf.NUMBER - 1] >= 0.9 * known:
         return "numeric"

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from dpsynth.encode.cells import FineCells, LabelCells, LineCells
 from dpsynth.encode.codec import Codec
-from dpsynth.encode.grid import SIGNIFICANT, expected_shares, label_groups, line_groups, occupied_span, smooth
+from dpsynth.encode.grid import (
+    OVER_INTERVALS,
+    OVER_WHOLE,
+    SIGNIFICANT,
+    expected_shares,
+    label_groups,
+    line_groups,
+    occupied_span,
+    smooth,
+)
 from dpsynth.privacy.source import FloatArray, IntArray
 
 MAX_LABELS = 64
+# A guessed atom is kept when it stands this many sd of its noise above zero: there are a dozen guesses to a column.
+STANDS_OUT = 4.0
 
 # Edges and noisy counts of the histogram from which a line's range was learned (or its declared bounds, and ones).
 Coarse = tuple[FloatArray, FloatArray]
@@ -24,15 +37,17 @@ def codec_from(
     nullable: bool | None,
     coarse: Coarse | None = None,
     trim: bool = True,
+    tentative: Collection[float] = (),
 ) -> Codec:
     """Shares and groups of fine cells.
 
     counts: noisy counts, shape (cells.size,), of noise sd `sigma`.  at_most: groups of a number line.  nullable: None = learned.
     coarse: what to expect inside a group where the noise hides it.  trim: cut ends that hold nothing, as far as one can see.
+    tentative: atoms that were not bought but guessed; those that do not stand out go back into the interval around them.
     """
     known, missing = counts[: cells.missing], float(counts[cells.missing])
     if isinstance(cells, LineCells):
-        weights, groups = _line(cells, known, sigma, at_most, coarse, trim)
+        weights, groups = _line(cells, _settled(cells, known, sigma, tentative), sigma, at_most, coarse, trim)
     else:
         weights, groups = _labels(cells, known, sigma)
     if nullable is not False and missing > SIGNIFICANT * sigma and not _seen(known[weights > 0], sigma):
@@ -65,14 +80,42 @@ def _line(
 ) -> tuple[FloatArray, IntArray]:
     place = np.arange(len(known))
     # Where each cell is one value, a value too many would be one that cannot occur; an interval too many costs little.
-    first, last = occupied_span(known, sigma, cautious=not cells.edges) if trim else (0, len(known))
+    first, last = (
+        occupied_span(known, sigma, growth=OVER_INTERVALS if cells.edges else OVER_WHOLE) if trim else (0, len(known))
+    )
     inside = (place >= first) & (place < last)
     known = np.where(inside, known, 0.0)
     groups = line_groups(np.maximum(known, 0.0), at_most)
     if coarse is None:
-        return np.maximum(known, 0.0), groups
-    expected = np.where(inside, expected_shares(cells.low, cells.high, *coarse), 0.0)
-    return smooth(known, expected, groups, sigma), groups
+        weights = np.maximum(known, 0.0)
+    else:
+        expected = np.where(inside, expected_shares(cells.low, cells.high, *coarse), 0.0)
+        weights = smooth(known, expected, groups, sigma)
+    return weights, _joined(groups, weights)
+
+
+def _settled(cells: LineCells, known: FloatArray, sigma: float, tentative: Collection[float]) -> FloatArray:
+    """Counts with those of guessed atoms that do not stand out given to the interval that holds their value."""
+    out = known.copy()
+    atoms = np.flatnonzero(cells.low == cells.high)
+    for atom in atoms[np.isin(cells.low[atoms], list(tentative)) & (known[atoms] <= STANDS_OUT * sigma)]:
+        around = np.flatnonzero((cells.low <= cells.low[atom]) & (cells.high > cells.low[atom]))
+        if len(around):
+            out[around[0]] += out[atom]
+            out[atom] = 0.0
+    return out
+
+
+def _joined(groups: IntArray, weights: FloatArray) -> IntArray:
+    """Groups with those that hold nothing joined to the one before (the first to the one after).
+
+    Whatever falls there, noise for the most part, is then drawn from cells that do hold rows.
+    """
+    held = np.flatnonzero(np.bincount(groups, weights=weights) > 0)
+    if not len(held):
+        return groups
+    joined: IntArray = np.maximum(np.searchsorted(held, groups, side="right") - 1, 0)
+    return joined
 
 
 def _labels(cells: LabelCells, known: FloatArray, sigma: float) -> tuple[FloatArray, IntArray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,30 +15,38 @@ SIGNIFICANT = 5.5
 # A run of cells counts as occupied when its sum stands so far out that, of histograms of noise alone, no more than this
 # share has such a run: half of it for runs among the likely cells, half for the (many more) others.
 FALSE_ALARM = 1 / 2000
-# Next to what is occupied less evidence will do: (sd, cells in a run at most), where a cell too many costs little and where it
-# would stand for a value that cannot occur.
-NEIGHBOUR, CAUTIOUS = (3.0, 4), (3.9, 32)
+
+
+class Growth(NamedTuple):
+    """How a span goes on over cells next to it: runs of up to `reach` that stand `deviations` of their noise above zero."""
+
+    deviations: float
+    reach: int
+
+
+# A bucket of a range too many makes values four times too large; an interval too many, within a range, costs little; a whole
+# number too many is a value that cannot occur.
+OVER_BUCKETS, OVER_INTERVALS, OVER_WHOLE = Growth(4.0, 2), Growth(3.0, 4), Growth(4.5, 32)
 MAX_INTERVALS = 512
 
 
 def occupied_span(
-    counts: FloatArray, sigma: float, *, cautious: bool, likely: BoolArray | None = None
+    counts: FloatArray, sigma: float, *, growth: Growth, likely: BoolArray | None = None
 ) -> tuple[int, int]:
     """(first, last + 1) of the cells that hold rows, as far as the noise lets one see; the largest cell where nothing is seen.
 
     An end lies where the outermost significant run of cells ends, each run being as short as its significance allows: so a
     single heavy cell and a broad thin tail are both found. From there it goes on over neighbouring cells on lesser evidence.
-    cautious: a cell too many would stand for a value that cannot occur.  likely: cells where rows are expected beforehand; runs of these pass on
-    less evidence than others.
+    likely: cells where rows are expected beforehand; runs of these pass on less evidence than others.
     """
     likely = np.zeros(len(counts), bool) if likely is None else likely
     last, first = _outer_end(counts, sigma, likely), len(counts) - _outer_end(counts[::-1], sigma, likely[::-1])
     if first >= last:
         top = int(np.argmax(counts))
         return top, top + 1
-    deviations, reach = CAUTIOUS if cautious else NEIGHBOUR
-    last += _grown(counts[last:], deviations * sigma, reach)
-    first -= _grown(counts[:first][::-1], deviations * sigma, reach)
+    need = growth.deviations * sigma
+    last += _grown(counts[last:], need, growth.reach)
+    first -= _grown(counts[:first][::-1], need, growth.reach)
     return first, last
 
 
@@ -98,6 +107,16 @@ def intervals(edges: FloatArray, counts: FloatArray, step: float | None, n: int)
     cut = [np.linspace(lo, hi, k, endpoint=False) for lo, hi, k in zip(edges[:-1], edges[1:], parts, strict=True)]
     out = np.append(np.concatenate(cut), edges[-1])
     return np.unique(np.rint(out / step) * step) if step else np.unique(out)
+
+
+def sentinels(low: float, high: float, step: float | None) -> list[float]:
+    """Numbers in [low, high) that tables often use as codes or caps: 0, -1, and those of nines alone, of either sign.
+
+    They depend on no row; counting them apart costs no more than counting the interval around them.
+    """
+    nines = [10.0**k - 1 for k in range(1, 10)]
+    candidates = [0.0, -1.0, *nines, *(-n for n in nines)]
+    return sorted(c for c in candidates if low <= c < high and (step is None or c % step == 0))
 
 
 def expected_shares(low: FloatArray, high: FloatArray, edges: FloatArray, counts: FloatArray) -> FloatArray:

@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from dpsynth.encode.cells import LabelCells, LineCells, cells_from_json
 from dpsynth.encode.codec import Codec, draw_conditional
 from dpsynth.encode.from_counts import codec_from
-from dpsynth.encode.grid import expected_shares, intervals, label_groups, line_groups, occupied_span, smooth
+from dpsynth.encode.grid import (
+    OVER_INTERVALS,
+    OVER_WHOLE,
+    expected_shares,
+    intervals,
+    label_groups,
+    line_groups,
+    occupied_span,
+    sentinels,
+    smooth,
+)
 from dpsynth.encode.parse import TIME_STEPS, decimals_of, looks_dated, looks_numeric, numbers, time_step_of
 from dpsynth.encode.questions import FormOf, RangeOf, StepOf
 from dpsynth.privacy.source import Numbers, Strings
@@ -151,14 +161,14 @@ def test_a_span_finds_a_lone_heavy_cell_and_a_broad_tail_and_ignores_noise() -> 
         counts = rng.normal(0, 10, 400)
         counts[50:120] += 30
         counts[200] += 500
-        first, last = occupied_span(counts, 10.0, cautious=True)
+        first, last = occupied_span(counts, 10.0, growth=OVER_WHOLE)
         wide += last != 201 or first < 40
         misses += first > 60
     assert wide <= 2 and misses == 0
 
 
 def test_an_empty_histogram_gives_one_cell() -> None:
-    first, last = occupied_span(np.array([1.0, -2.0, 3.0, 0.5]), 10.0, cautious=False)
+    first, last = occupied_span(np.array([1.0, -2.0, 3.0, 0.5]), 10.0, growth=OVER_INTERVALS)
     assert (first, last) == (2, 3)
 
 
@@ -203,3 +213,27 @@ def test_a_codec_from_noise_alone_still_decodes() -> None:
                 codec.refine(np.arange(codec.size), np.random.default_rng(0)), np.random.default_rng(0)
             )
             assert len(values) == codec.size
+
+
+def test_sentinels_are_fixed_numbers_within_the_range_and_on_the_step() -> None:
+    assert sentinels(-5.0, 1200.0, 1.0) == [-1.0, 0.0, 9.0, 99.0, 999.0]
+    assert sentinels(0.5, 9.0, None) == []
+    assert sentinels(-100.0, 0.0, 0.25) == [-99.0, -9.0, -1.0]
+
+
+def test_a_guessed_atom_that_does_not_stand_out_goes_back_to_its_interval() -> None:
+    cells = LineCells("x", "number", (99.0, 999.0), (0.0, 500.0, 1000.0), 1.0)  # [0, 500), 99, [500, 1000), 999
+    counts = np.array([900.0, 12.0, 300.0, 400.0, 0.0])
+    codec = codec_from(cells, counts, 5.0, at_most=8, nullable=False, trim=False, tentative={99.0, 999.0})
+    assert codec.shares[1] == 0 and codec.shares[0] == pytest.approx(912 / 1612)
+    assert codec.shares[3] == pytest.approx(400 / 1612)
+    bought = codec_from(cells, counts, 5.0, at_most=8, nullable=False, trim=False)
+    assert bought.shares[1] == pytest.approx(12 / 1612)
+
+
+def test_a_group_that_holds_nothing_decodes_to_its_neighbours() -> None:
+    cells = LineCells("x", "number", (0.0, 1.0, 2.0, 3.0), (), 1.0)
+    codec = codec_from(cells, np.array([500.0, -3.0, -2.0, 500.0, 0.0]), 1.0, at_most=4, nullable=False, trim=False)
+    assert all(codec.group_shares > 0)
+    fine = codec.refine(np.arange(codec.size), np.random.default_rng(0))
+    assert set(codec.values(fine, np.random.default_rng(0))) <= {0.0, 3.0}
