@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -72,13 +72,19 @@ def _associations(report: FidelityReport, pairs: int) -> Table:
 def _columns(report: FidelityReport) -> Table:
     from rich.table import Table
 
-    table = Table(title="Columns furthest from the real ones")
-    for name in ("column", "TVD", "ceiling", "mean (real)", "mean", "sd (real)", "sd", "missing (real)", "missing"):
-        table.add_column(name, justify="left" if name == "column" else "right")
+    table = Table(title="Columns furthest from the real ones (real → synthetic)")
+    for name in ("column", "TVD (ceiling)", "mean", "sd", "missing"):
+        table.add_column(name, justify="left" if name == "column" else "right", overflow="fold")
     for c in sorted(report.columns, key=lambda c: -c.tv1)[:8]:
-        moments = [f"{v:.4g}" for pair in (c.means, c.sds) for v in (pair or ())] or [""] * 4
-        table.add_row(c.name, f"{c.tv1:.3f}", f"{c.ceiling:.3f}", *moments, *(f"{m:.1%}" for m in c.missing))
+        moments = [_between(f"{v:.4g}" for v in pair) if pair else "" for pair in (c.means, c.sds)]
+        table.add_row(
+            c.name, f"{c.tv1:.3f} ({c.ceiling:.3f})", *moments, _between(f"{share:.1%}" for share in c.missing)
+        )
     return table
+
+
+def _between(values: Iterable[str]) -> str:
+    return " → ".join(values)
 
 
 def budget_table(statement: PrivacyStatement) -> Table:
