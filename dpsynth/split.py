@@ -1,6 +1,6 @@
 """The split of a budget, before anything is spent.
 
-A run is one Gaussian mechanism of parameter mu (see `privacy.accountant`); its stages share mu^2. A stage that has
+A run is one Gaussian mechanism of parameter mu (see `privacy.accounting`); its stages share mu^2. A stage that has
 nothing to ask leaves its share to the measurement of pairs, which takes what remains, so a run always spends all of it.
 """
 
@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from dpsynth.privacy.accountant import Cost
+from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.budget import budget_of
 from dpsynth.privacy.errors import PrivacyError, SchemaError
 from dpsynth.schema import Column, Schema

@@ -22,7 +22,7 @@ from dpsynth.console import Progress, make_progress
 from dpsynth.gate import Gate
 from dpsynth.generate import draw, unit_weights
 from dpsynth.learn import Detector, learn
-from dpsynth.privacy.accountant import require_budget
+from dpsynth.privacy.accounting import require_budget
 from dpsynth.privacy.budget import Account, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.ledger import Ledger

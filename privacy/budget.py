@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from dpsynth.privacy.accountant import Cost, gaussian_mu, require_budget
+from dpsynth.privacy.accounting import Cost, gaussian_mu, require_budget
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import Event
 

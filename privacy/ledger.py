@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dpsynth.privacy.accountant import Cost, cost_of, require_budget
+from dpsynth.privacy.accounting import Cost, cost_of, require_budget
 from dpsynth.privacy.errors import BudgetExceeded, LedgerError, PrivacyError
 from dpsynth.privacy.events import Event, from_json, to_json
 

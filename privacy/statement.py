@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dpsynth.privacy.accountant import cost_of
+from dpsynth.privacy.accounting import cost_of
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import Event, from_json, to_json
 

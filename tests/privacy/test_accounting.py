@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpsynth.privacy.accountant import Cost, cost_of, gaussian_delta, gaussian_epsilon, gaussian_mu
+from dpsynth.privacy.accounting import Cost, cost_of, gaussian_delta, gaussian_epsilon, gaussian_mu
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import Event, Gaussian, StabilityHistogram, from_json, to_json
 from dpsynth.privacy.statement import PrivacyStatement

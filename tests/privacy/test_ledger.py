@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dpsynth.privacy.accountant import Cost
+from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.budget import budget_of
 from dpsynth.privacy.errors import BudgetExceeded, LedgerError, PrivacyError
 from dpsynth.privacy.events import Gaussian
@@ -159,7 +159,7 @@ def test_a_place_that_cannot_hold_a_ledger_is_told(url: str) -> None:
 RACE = """
 import sys, numpy as np
 from dpsynth.privacy.ledger import Ledger
-from dpsynth.privacy.accountant import Cost
+from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.errors import BudgetExceeded
 ledger = Ledger(sys.argv[1]); granted = 0
 record = ledger.dataset(name="race", fingerprint=ledger.fingerprint(np.zeros(1, np.uint64)), unit="row")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpsynth.encode.cells import LabelCells, LineCells
-from dpsynth.privacy.accountant import Cost, cost_of
+from dpsynth.privacy.accounting import Cost, cost_of
 from dpsynth.privacy.budget import Account, budget_of
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import Gaussian

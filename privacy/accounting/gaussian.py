@@ -1,44 +1,17 @@
-"""From events to (epsilon, delta) and back, exactly.
+"""The Gaussian mechanism, exactly.
 
-Every event is a Gaussian mechanism (rounding its output is post-processing), so an adaptively chosen run with
-sum of (sensitivity/sigma)^2 <= mu^2 is mu-Gaussian-DP: composition of Gaussians is exact (Dong, Roth, Su, "Gaussian
-Differential Privacy", cor. 3.3) and holds as a filter, that is for adaptively chosen scales under a fixed cap (Smith,
-Thakurta, "Fully Adaptive Composition for Gaussian Differential Privacy", 2022). mu-GDP is equivalent to the curve
+A mechanism is mu-Gaussian-DP if telling two neighbours apart from its output is no easier than telling N(0, 1) from
+N(mu, 1) (Dong, Roth, Su, "Gaussian Differential Privacy"). A Gaussian answer of noise sd sigma to a query of L2
+sensitivity s is (s / sigma)-GDP, several of them together are sqrt(sum of squares)-GDP (cor. 3.3), and mu-GDP is the curve
 
     delta(epsilon) = Phi(-epsilon/mu + mu/2) - e^epsilon Phi(-epsilon/mu - mu/2)        (cor. 2.13; Balle, Wang 2018)
-
-Stability histograms add their own delta (the event that an unstable value is released), which is taken off first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 from dpsynth.privacy.errors import PrivacyError
-from dpsynth.privacy.events import Event
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cost:
-    """What a set of events costs: squared Gaussian-DP parameter and additive failure probability."""
-
-    mu_squared: float = 0.0
-    delta: float = 0.0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(mu_squared=self.mu_squared + other.mu_squared, delta=self.delta + other.delta)
-
-    def epsilon(self, delta: float) -> float:
-        """Smallest epsilon at which this cost is (epsilon, delta)-DP; inf where delta does not cover `self.delta`."""
-        return gaussian_epsilon(math.sqrt(self.mu_squared), delta - self.delta)
-
-
-def cost_of(events: Iterable[Event]) -> Cost:
-    """Total cost of events, chosen beforehand or adaptively."""
-    spent = list(events)
-    return Cost(mu_squared=math.fsum(e.mu_squared for e in spent), delta=math.fsum(e.delta for e in spent))
 
 
 def _log_phi(x: float) -> float:

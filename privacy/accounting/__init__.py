@@ -1,0 +1,22 @@
+"""From events to (epsilon, delta) and back.
+
+gaussian    the Gaussian mechanism, exactly
+cost        what events cost as a value that adds up; filters that hold a sum under a cap
+"""
+
+from dpsynth.privacy.accounting.cost import ORDERS, Cost, Filter, Rule, renyi_epsilon
+from dpsynth.privacy.accounting.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu, require_budget
+from dpsynth.privacy.accounting.total import cost_of
+
+__all__ = [
+    "ORDERS",
+    "Cost",
+    "Filter",
+    "Rule",
+    "cost_of",
+    "gaussian_delta",
+    "gaussian_epsilon",
+    "gaussian_mu",
+    "renyi_epsilon",
+    "require_budget",
+]
