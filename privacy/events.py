@@ -1,39 +1,56 @@
-"""What was spent: one frozen value for each query that touched private rows.
+"""What was spent: one frozen value for each query that touched private rows, and how such values combine.
 
-Every event states its sensitivity under *add or remove one privacy unit*. Both kinds here are Gaussian at heart, so a
-whole run is one Gaussian mechanism (see `accountant`); a stability histogram adds the probability that a value held by
-one unit alone passes its threshold.
+Every event states its sensitivity under *add or remove one privacy unit*. Events form a tree: mechanisms are its leaves,
+`Composition` and `Parallel` its inner nodes. What a tree costs is the accountant's to say (see `accounting`).
+
+`stage` and `label` say what an event was for; they are public. The scale of the noise stands in each event, as it was drawn.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from dpsynth.privacy.errors import PrivacyError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Gaussian:
+class _Leaf:
+    """What all mechanisms have in common."""
+
+    kind: ClassVar[str]
+    stage: str
+    label: str
+
+    def _require(self, holds: bool, rule: str) -> None:
+        if not holds:
+            raise PrivacyError(f"{self.stage}/{self.label}: {rule}")
+
+    def _require_positive(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            self._require(math.isfinite(value) and value > 0, f"{name} must be positive and finite")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gaussian(_Leaf):
     """A vector-valued query answered with (rounded) Gaussian noise.
 
     sensitivity: L2 sensitivity under add/remove of one unit.  sigma: standard deviation of the noise, same scale.
     """
 
     kind: ClassVar[str] = "gaussian"
-    stage: str
-    label: str
     sensitivity: float
     sigma: float
 
     def __post_init__(self) -> None:
-        if not (self.sensitivity > 0 and self.sigma > 0 and math.isfinite(self.sensitivity + self.sigma)):
-            raise PrivacyError(f"{self.stage}/{self.label}: sensitivity and sigma must be positive and finite")
+        self._require_positive("sensitivity", "sigma")
 
     @property
     def mu_squared(self) -> float:
-        """Gaussian-DP cost: (sensitivity / sigma)^2; costs of a run add up."""
+        """Squared Gaussian-DP parameter: (sensitivity / sigma)^2; those of a run add up."""
         return (self.sensitivity / self.sigma) ** 2
 
     @property
@@ -42,47 +59,193 @@ class Gaussian:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StabilityHistogram:
+class StabilityHistogram(_Leaf):
     """Noisy counts of the values that occur, of which those above a threshold are released.
 
     delta: bound on the probability that any value which one unit alone holds passes the threshold.
     """
 
     kind: ClassVar[str] = "stability-histogram"
-    stage: str
-    label: str
     sensitivity: float
     sigma: float
     threshold: float
-    delta: float = field(default=0.0)
+    delta: float
 
     def __post_init__(self) -> None:
-        if not (self.sensitivity > 0 and self.sigma > 0 and 0 < self.delta < 1):
-            raise PrivacyError(f"{self.stage}/{self.label}: sensitivity and sigma must be positive, 0 < delta < 1")
+        self._require_positive("sensitivity", "sigma")
+        self._require(0 < self.delta < 1, "delta must lie between 0 and 1")
 
     @property
     def mu_squared(self) -> float:
+        """Squared Gaussian-DP parameter of the noisy counts."""
         return (self.sensitivity / self.sigma) ** 2
 
 
-Event = Gaussian | StabilityHistogram
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscreteGaussian(_Leaf):
+    """One integer count, or a histogram of which a unit moves a single cell, with discrete Gaussian noise.
+
+    sensitivity: by how much, at most, one unit moves that cell; a whole number.  sigma: the noise's parameter
+    (Canonne, Kamath, Steinke, "The Discrete Gaussian for Differential Privacy", 2020).
+    """
+
+    kind: ClassVar[str] = "discrete-gaussian"
+    sensitivity: int
+    sigma: float
+
+    def __post_init__(self) -> None:
+        self._require_positive("sensitivity", "sigma")
+        self._require(self.sensitivity == int(self.sensitivity), "sensitivity must be a whole number")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Laplace(_Leaf):
+    """A query answered with Laplace noise.  sensitivity: L1.  scale: the noise's mean absolute value."""
+
+    kind: ClassVar[str] = "laplace"
+    sensitivity: float
+    scale: float
+
+    def __post_init__(self) -> None:
+        self._require_positive("sensitivity", "scale")
+
+    @property
+    def epsilon(self) -> float:
+        """Pure-DP parameter."""
+        return self.sensitivity / self.scale
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiscreteLaplace(_Leaf):
+    """One integer count, or a histogram of which a unit moves a single cell, with discrete Laplace (geometric) noise."""
+
+    kind: ClassVar[str] = "discrete-laplace"
+    sensitivity: int
+    scale: float
+
+    def __post_init__(self) -> None:
+        self._require_positive("sensitivity", "scale")
+        self._require(self.sensitivity == int(self.sensitivity), "sensitivity must be a whole number")
+
+    @property
+    def epsilon(self) -> float:
+        """Pure-DP parameter."""
+        return self.sensitivity / self.scale
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExponentialMechanism(_Leaf):
+    """A choice with probabilities in proportion to exp(epsilon * score / (2 * sensitivity)), or its Gumbel noisy max.
+
+    Its privacy loss has a range of at most epsilon (Dong, Durfee, Rogers, "Optimal Differential Privacy Composition for
+    Exponential Mechanisms", 2020).  monotone: one unit moves all scores in one direction, which is proved where it is
+    said; then the factor 2 was left out of the exponent.
+    """
+
+    kind: ClassVar[str] = "exponential"
+    sensitivity: float
+    epsilon: float
+    monotone: bool = False
+
+    def __post_init__(self) -> None:
+        self._require_positive("sensitivity", "epsilon")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SubsampledGaussian(_Leaf):
+    """`steps` sums over Poisson samples of the units, each with Gaussian noise (DP-SGD).
+
+    sampling_rate: chance of each unit to be in a step's sample; public.  noise_multiplier: noise sd over clipping norm.
+    max_batch: where a sample is cut to this many units, then units_at_most: a public bound on how many units there are.
+    """
+
+    kind: ClassVar[str] = "subsampled-gaussian"
+    sampling_rate: float
+    noise_multiplier: float
+    steps: int
+    max_batch: int | None = None
+    units_at_most: int | None = None
+
+    def __post_init__(self) -> None:
+        self._require_positive("sampling_rate", "noise_multiplier", "steps")
+        self._require(self.sampling_rate <= 1, "sampling_rate must be at most 1")
+        self._require(self.steps == int(self.steps), "steps must be a whole number")
+        truncated = (self.max_batch is not None, self.units_at_most is not None)
+        self._require(len(set(truncated)) == 1, "max_batch and units_at_most come together")
+        if self.max_batch is not None:
+            self._require_positive("max_batch", "units_at_most")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Composition:
+    """Events that all see the same units, one after the other; their answers may feed each other's queries."""
+
+    kind: ClassVar[str] = "composition"
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parallel:
+    """Branches that see disjoint sets of units: each unit is in one of them, by a rule that looks at that unit alone."""
+
+    kind: ClassVar[str] = "parallel"
+    branches: tuple[Event, ...]
+
+
+Leaf = (
+    Gaussian
+    | StabilityHistogram
+    | DiscreteGaussian
+    | Laplace
+    | DiscreteLaplace
+    | ExponentialMechanism
+    | SubsampledGaussian
+)
+Event = Leaf | Composition | Parallel
+
+_LEAVES: Mapping[str, type[Leaf]] = {
+    leaf.kind: leaf
+    for leaf in (
+        Gaussian,
+        StabilityHistogram,
+        DiscreteGaussian,
+        Laplace,
+        DiscreteLaplace,
+        ExponentialMechanism,
+        SubsampledGaussian,
+    )
+}
+
+
+def leaves(event: Event) -> Iterator[Leaf]:
+    """Every mechanism in a tree, in order."""
+    if isinstance(event, Composition | Parallel):
+        for child in event.events if isinstance(event, Composition) else event.branches:
+            yield from leaves(child)
+    else:
+        yield event
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """The event as a flat JSON object, with its kind."""
-    return {"kind": event.kind, **asdict(event)}
+    """The event as a JSON object, with its kind."""
+    if isinstance(event, Composition):
+        return {"kind": event.kind, "events": [to_json(e) for e in event.events]}
+    if isinstance(event, Parallel):
+        return {"kind": event.kind, "branches": [to_json(e) for e in event.branches]}
+    return {"kind": event.kind} | {f.name: getattr(event, f.name) for f in fields(event)}
 
 
 def from_json(obj: dict[str, Any]) -> Event:
     """Inverse of `to_json`; unknown kinds and fields are refused."""
-    kinds: dict[str, type[Gaussian] | type[StabilityHistogram]] = {
-        Gaussian.kind: Gaussian,
-        StabilityHistogram.kind: StabilityHistogram,
-    }
     body = {k: v for k, v in obj.items() if k != "kind"}
-    if obj.get("kind") not in kinds:
-        raise PrivacyError("an event of an unknown kind cannot be accounted for")
+    kind = obj.get("kind")
     try:
-        return kinds[obj["kind"]](**body)
-    except TypeError as error:
+        if kind == Composition.kind:
+            return Composition(events=tuple(from_json(e) for e in body["events"]))
+        if kind == Parallel.kind:
+            return Parallel(branches=tuple(from_json(e) for e in body["branches"]))
+        if not isinstance(kind, str) or kind not in _LEAVES:
+            raise PrivacyError("an event of an unknown kind cannot be accounted for")
+        return _LEAVES[kind](**body)
+    except (KeyError, TypeError, AttributeError) as error:
         raise PrivacyError("an event with unknown or missing fields cannot be accounted for") from error

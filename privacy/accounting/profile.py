@@ -65,7 +65,13 @@ class GaussianProfile:
         return max(normal.cdf(normal.inv_cdf(1 - false_positives) - self.mu) - self.failure, 0.0)
 
 
-def false_negatives(profile: Profile, false_positives: float, upper: float = 50.0) -> float:
+class HasDelta(Protocol):
+    """Anything with a privacy curve."""
+
+    def delta(self, epsilon: float) -> float: ...
+
+
+def false_negatives(profile: HasDelta, false_positives: float, upper: float = 50.0) -> float:
     """The least false-negative rate that a curve allows, from its supporting lines; see the module's docstring."""
     best = 0.0
     for step in range(2001):
