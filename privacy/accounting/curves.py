@@ -92,7 +92,9 @@ def _difference(log_p: FloatArray, log_q: FloatArray) -> FloatArray:
 
 def _laplace(epsilon: float) -> Curve:
     """N(0) against a shift by the sensitivity: 1 - e^((e - epsilon)/2) for |e| <= epsilon."""
-    return lambda e: np.where(e < -epsilon, -np.expm1(e), np.maximum(-np.expm1((e - epsilon) / 2), 0.0))
+    return lambda e: np.where(
+        e < -epsilon, -np.expm1(np.minimum(e, 0.0)), np.maximum(-np.expm1((np.minimum(e, epsilon) - epsilon) / 2), 0.0)
+    )
 
 
 def _bounded_range(epsilon: float) -> Curve:
@@ -107,7 +109,7 @@ def _bounded_range(epsilon: float) -> Curve:
 
     def curve(e: FloatArray) -> FloatArray:
         inside = np.expm1((np.clip(e, -epsilon, epsilon) - epsilon) / 2) ** 2 / scale
-        return np.where(e < -epsilon, -np.expm1(e), np.where(e >= epsilon, 0.0, inside))
+        return np.where(e < -epsilon, -np.expm1(np.minimum(e, 0.0)), np.where(e >= epsilon, 0.0, inside))
 
     return curve
 
@@ -152,7 +154,7 @@ def _discrete_laplace(event: DiscreteLaplace) -> Curve:
         # Loss at x: step * (|x - shift| - |x|), constant outside 0..shift and falling by 2 steps a cell inside.
         last = np.clip(np.ceil((shift - e / step) / 2), 1, shift)
         inside = _positive(below(last), e, below(last - shift))
-        return np.where(e >= event.epsilon, 0.0, np.where(e < -event.epsilon, -np.expm1(e), inside))
+        return np.where(e >= event.epsilon, 0.0, np.where(e < -event.epsilon, -np.expm1(np.minimum(e, 0.0)), inside))
 
     return curve
 

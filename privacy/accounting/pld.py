@@ -30,6 +30,8 @@ _TAIL = 1e-15
 _TILTS: FloatArray = np.exp2(np.arange(-8, 12.5, 0.5))
 # Further tilts, either side of the one chosen, for Chernoff's bounds on the window.
 _OFFSETS: FloatArray = np.exp2(np.arange(-8, 11, 1.0))
+# Ends of a curve that are tried.
+_ENDS: FloatArray = 1e-7 * np.exp2(np.arange(0, 44, 0.1))
 MAX_CELLS = 2**23
 
 
@@ -70,15 +72,19 @@ class LossDistribution:
         discounted: FloatArray = lfilter([1.0], [1.0, -math.exp(-self.width)], self.mass[::-1])[::-1]
         return discounted
 
+    def at(self, epsilons: FloatArray) -> FloatArray:
+        """delta at each epsilon: infinite + E[(1 - e^(epsilon - loss))+]. Mass that the window lost on its left counts as
+        if its loss were infinite."""
+        place = np.minimum(np.searchsorted(self.losses, epsilons), len(self.losses) - 1)
+        lost = max(1 - self.infinite - float(self._from_above[0]), 0.0)
+        above = self.infinite + self._from_above[place] + np.where(epsilons < self.losses[0], lost, 0.0)
+        inside = above - self._discounted[place] * np.exp(np.minimum(epsilons - self.losses[place], 0.0))
+        values: FloatArray = np.where(epsilons > self.losses[-1], self.infinite, inside)
+        return np.clip(values, self.infinite, 1.0)
+
     def delta(self, epsilon: float) -> float:
-        """infinite + E[(1 - e^(epsilon - loss))+]; mass that the window lost counts as if its loss were infinite."""
-        losses = self.losses
-        at = int(np.searchsorted(losses, epsilon))
-        if at == len(losses):
-            return self.infinite
-        lost = max(1 - self.infinite - float(self._from_above[0]), 0.0) if epsilon < losses[0] else 0.0
-        above = self.infinite + self._from_above[at] + lost
-        return float(min(max(above - self._discounted[at] * math.exp(epsilon - losses[at]), self.infinite), 1.0))
+        """The same at one epsilon."""
+        return float(self.at(np.array([epsilon]))[0])
 
     def epsilon(self, delta: float) -> float:
         """Smallest epsilon >= 0 with delta(epsilon) <= delta; inf where there is none.
@@ -112,13 +118,12 @@ def discretise(pair: Pair, width: float, tail: float) -> tuple[LossDistribution,
     tail: chance of losses that are cut off and counted as infinite.
     """
     highest = math.ceil(_upper_end(pair.removed, tail) / width) + 1
-    lowest = -math.ceil(_upper_end(pair.added, tail) / width) - 1
+    symmetric = pair.removed is pair.added
+    lowest = -highest if symmetric else -math.ceil(_upper_end(pair.added, tail) / width) - 1
     if highest - lowest > MAX_CELLS:
         raise MemoryError
     forth = _connect_the_dots(pair.removed, pair.added, lowest, highest, width)
-    if pair.removed is pair.added:
-        return forth, forth
-    return forth, _connect_the_dots(pair.added, pair.removed, -highest, -lowest, width)
+    return forth, forth if symmetric else _connect_the_dots(pair.added, pair.removed, -highest, -lowest, width)
 
 
 def either(branches: Sequence[tuple[LossDistribution, LossDistribution]]) -> tuple[LossDistribution, LossDistribution]:
@@ -133,7 +138,7 @@ def either(branches: Sequence[tuple[LossDistribution, LossDistribution]]) -> tup
 
     def largest(direction: int) -> Curve:
         def curve(epsilons: FloatArray) -> FloatArray:
-            values: FloatArray = np.max([[both[direction].delta(e) for e in epsilons] for both in branches], axis=0)
+            values: FloatArray = np.max([both[direction].at(epsilons) for both in branches], axis=0)
             return values
 
         return curve
@@ -144,16 +149,11 @@ def either(branches: Sequence[tuple[LossDistribution, LossDistribution]]) -> tup
 
 
 def _upper_end(curve: Curve, tail: float) -> float:
-    """An epsilon >= 0 at which the curve is at most `tail`."""
-    low, high = 0.0, 1e-4
-    while float(curve(np.array([high]))[0]) > tail:
-        low, high = high, 2 * high
-        if high > 1e6:
-            raise MemoryError
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if float(curve(np.array([middle]))[0]) > tail else (low, middle)
-    return high
+    """An epsilon > 0 at which the curve is at most `tail`: the first of a series."""
+    tried = _ENDS[curve(_ENDS) <= tail]
+    if not len(tried):
+        raise MemoryError
+    return float(tried[0])
 
 
 def _connect_the_dots(curve: Curve, reverse: Curve, lowest: int, highest: int, width: float) -> LossDistribution:
@@ -162,7 +162,7 @@ def _connect_the_dots(curve: Curve, reverse: Curve, lowest: int, highest: int, w
     Left of 0 the curve is close to 1 - e^epsilon, whose second difference is 0: what is above that line, e^epsilon times the
     reverse curve at -epsilon, is differenced instead, so that no digits are lost.
     """
-    epsilons = width * np.arange(lowest, highest + 1)
+    epsilons: FloatArray = width * np.arange(lowest, highest + 1, dtype=np.float64)
     # From the point that ends the left part on, take the curve itself.
     direct, excess = curve(epsilons), np.exp(np.minimum(epsilons, 0.0)) * reverse(-np.minimum(epsilons, 0.0))
     growth = math.expm1(width)

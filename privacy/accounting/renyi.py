@@ -86,7 +86,8 @@ def _bounded_range(epsilon: float) -> FloatArray:
     t = np.clip(np.log(first * (a - 1)) - np.log(second * a), 0.0, epsilon)
     moments = (a - 1) * t + np.log(np.maximum(first - second * np.exp(t), 1e-300))
     # Never above order * epsilon^2 / 8 (Rogers, Steinke, "A Better Privacy Analysis of the Exponential Mechanism", 2021).
-    return np.minimum(np.maximum(moments, 0.0) / (a - 1), a * epsilon**2 / 8)
+    divergences: FloatArray = np.minimum(np.maximum(moments, 0.0) / (a - 1), a * epsilon**2 / 8)
+    return divergences
 
 
 @lru_cache(maxsize=64)
