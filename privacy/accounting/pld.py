@@ -32,7 +32,7 @@ _TILTS: FloatArray = np.exp2(np.arange(-8, 12.5, 0.5))
 _OFFSETS: FloatArray = np.exp2(np.arange(-8, 11, 1.0))
 # Ends of a curve that are tried.
 _ENDS: FloatArray = 1e-7 * np.exp2(np.arange(0, 44, 0.1))
-MAX_CELLS = 2**23
+MAX_CELLS = 2**22
 
 
 @dataclass(frozen=True, eq=False)

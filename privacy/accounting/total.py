@@ -124,13 +124,13 @@ class _Both:
 def _refined(bound_at: Callable[[float], float], width: float, fallback: float) -> float:
     """A pessimistic bound on ever finer grids until it settles; every grid's bound is valid, so the least one counts."""
     best, last = fallback, math.inf
-    for _ in range(16):
+    for _ in range(12):
         try:
             found = bound_at(width)
         except MemoryError:  # a grid too fine to hold: what coarser ones gave is valid, only less tight
             break
         best = min(best, found)
-        if abs(last - found) <= _CLOSE * found:
+        if abs(last - found) <= _CLOSE * found + 1e-14:
             break
         last, width = found, width / 2
     return best
@@ -233,33 +233,41 @@ def dominating_mu(event: Leaf, failure: float) -> float:
     fails openly with that chance, and composes as one. Compared on a grid, each value with the Gaussian's one cell later:
     both curves fall, so this settles what lies between. A failure of 0 is for mechanisms of bounded loss.
     """
-    steps = event.steps if isinstance(event, SubsampledGaussian) else 1
-    width = max(renyi_epsilon(tuple(renyi_of(event).tolist()), failure or 1e-9), 1e-9) / 2048
-    curves = [
-        compose([(part, steps)], delta=failure / 2 or None)
-        for part in discretise(pair_of(event), width, 1e-3 * failure / steps)
-    ]
+    epsilons, own = _whole_curve(event, failure)
+
+    def dominated(mu: float) -> bool:
+        allowed = failure + (1 - failure) * gaussian_curve(mu)(epsilons)
+        return bool((own[:-1] <= allowed[1:]).all())
+
     low, high = 0.0, 1.0
-    while not _dominated(curves, high, failure):
+    while not dominated(high):
         low, high = high, 2 * high
         if high > 1e6:
             raise PrivacyError("an event tells more than any Gaussian mechanism: its noise is next to nothing")
     while high - low > 1e-4 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if _dominated(curves, middle, failure) else (middle, high)
+        low, high = (low, middle) if dominated(middle) else (middle, high)
     return high
 
 
-def _dominated(curves: Sequence[LossDistribution], mu: float, failure: float) -> bool:
-    gaussian = gaussian_curve(mu)
-    for curve in curves:
-        positive = curve.losses > 0
-        epsilons = np.append(0.0, curve.losses[positive])
-        own = np.append(curve.delta(0.0), curve.deltas[positive])
-        allowed = failure + (1 - failure) * gaussian(np.append(epsilons[1:], epsilons[-1] + curve.width))
-        if curve.infinite > failure or bool((own > allowed).any()):
-            return False
-    return True
+def _whole_curve(event: Leaf, failure: float) -> tuple[FloatArray, FloatArray]:
+    """(epsilons, deltas): the larger of both directions, from 0 to where it has fallen to `failure`."""
+    steps = event.steps if isinstance(event, SubsampledGaussian) else 1
+    width = max(renyi_epsilon(tuple(renyi_of(event).tolist()), failure or 1e-9), 1e-9) / 4096
+    parts = [[(part, steps)] for part in discretise(pair_of(event), width, 1e-3 * failure / steps)]
+    # One composition is precise around one epsilon; each is valid everywhere, so the least counts.
+    last = max(_end(part, failure) for part in parts)
+    epsilons = np.linspace(0.0, last, 4096)
+    around = last * np.linspace(0.0, 1.0, 6 if steps > 1 else 1)
+    deltas = [np.min([compose(part, epsilon=float(e)).at(epsilons) for e in around], axis=0) for part in parts]
+    return epsilons, np.max(deltas, axis=0)
+
+
+def _end(part: list[tuple[LossDistribution, int]], failure: float) -> float:
+    """An epsilon at which the curve is at most `failure`."""
+    if failure == 0:
+        return float(part[0][0].losses[-1])
+    return compose(part, delta=failure / 2).epsilon(failure / 2)
 
 
 def _pure_epsilon(event: Event) -> float:
