@@ -18,7 +18,7 @@ import json
 import os
 import secrets
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +117,7 @@ def _write_files(
 ) -> None:
     from dpsynth.report.shareable import render
 
+    synth = replace(synth, privacy=synth.privacy.under(**about))
     table.to_parquet(folder / "data.parquet", index=False, coerce_timestamps="us", allow_truncated_timestamps=True)
     table.to_csv(folder / "data.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S.%f")
     synth.schema.save(folder / "schema.json")
@@ -180,6 +181,8 @@ def _data_card(synth: Synthesizer, table: pd.DataFrame, gate: GateReport, about:
             "",
             f"({synth.privacy.epsilon:g}, {synth.privacy.delta:g})-differential privacy (epsilon, delta), all included.",
             synth.privacy.sentence(),
+            "",
+            *(f"- **Mind:** {_cell(text)}" for text in synth.privacy.warnings.values()),
             "",
             "Taken as public, and not paid for: " + "; ".join(synth.privacy.public) + ".",
             "",

@@ -33,6 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LedgerUrl = Annotated[
     str | None, typer.Option("--ledger", help="Ledger URL or file; default $DPSYNTH_LEDGER or your own.")
 ]
+DatasetName = Annotated[str | None, typer.Option("--dataset", help="One data set alone: its name or id.")]
 Epsilon = Annotated[float, typer.Option("--epsilon", "-e", help="The whole privacy budget.")]
 Delta = Annotated[float, typer.Option("--delta", help="Chance that the guarantee fails.")]
 
@@ -298,50 +299,87 @@ def demo(
 
 
 @budget.command("show")
-def budget_show(ledger: LedgerUrl = None, as_json: Json = False) -> None:
-    """What was spent, by data set and run."""
+def budget_show(dataset: DatasetName = None, ledger: LedgerUrl = None, as_json: Json = False) -> None:
+    """What was spent, by data set and run, who holds what of it, and what is left."""
     from dpsynth.privacy.ledger import Ledger
-    from dpsynth.report.terminal import ledger_tables
+    from dpsynth.report.budget_tables import overview
+    from dpsynth.report.spending import spending
 
-    book = Ledger(ledger)
-    spent = [(record, book.spent(record.id)) for record in book.datasets()]
-    _out(as_json, [asdict(record) | asdict(total) for record, total in spent], ledger_tables(spent))
+    spent = spending(Ledger(ledger), dataset)
+    _out(as_json, spent, overview(spent))
 
 
 @budget.command("set")
 def budget_set(
-    name: Annotated[str, typer.Argument(help="The data set's name.")],
+    name: Annotated[str, typer.Argument(help="The data set's name; NAME/LABEL for a part of its budget.")],
     epsilon: Epsilon,
     delta: Annotated[float, typer.Option("--delta", help="Delta of the cap.")] = 1e-5,
+    rule: Annotated[str, typer.Option(help="How runs add up: gdp (exact for Gaussian noise) or rdp.")] = "gdp",
+    unit: Annotated[str | None, typer.Option(help="Privacy unit the cap counts in; default: that of the runs.")] = None,
     ledger: LedgerUrl = None,
     as_json: Json = False,
 ) -> None:
-    """Cap what may ever be spent on a data set."""
+    """Cap what may ever be spent on a data set, or on a part of its budget."""
     from dpsynth.privacy.ledger import Ledger
 
-    record = Ledger(ledger).set_cap(name, epsilon=epsilon, delta=delta)
+    dataset, _, label = name.partition("/")
+    cap: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "rule": rule, "unit": unit}
+    book = Ledger(ledger)
+    record = book.set_sub_budget(dataset, label, **cap) if label else book.set_cap(name, **cap)
     _out(as_json, asdict(record), f"{name}: never more than epsilon {epsilon:g} at delta {delta:g}")
 
 
 @budget.command("report")
 def budget_report(
-    run: Annotated[str, typer.Argument(help="A run's id.")], ledger: LedgerUrl = None, as_json: Json = False
+    dataset: DatasetName = None,
+    run: Annotated[str | None, typer.Option(help="One run, with every query.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page to show around.")] = None,
+    ledger: LedgerUrl = None,
+    as_json: Json = False,
 ) -> None:
-    """Every query of one run."""
-    from dpsynth.privacy.events import to_json
+    """What was spent on what, released to whom, and what that lets them learn."""
     from dpsynth.privacy.ledger import Ledger
-    from dpsynth.report.terminal import events_table
+    from dpsynth.report import budget as pages
+    from dpsynth.report import budget_tables as tables
+    from dpsynth.report.spending import run_json, run_of, spending
 
-    events = Ledger(ledger).events(run)
-    _out(as_json, [to_json(e) for e in events], events_table(events))
+    spent = spending(Ledger(ledger), dataset)
+    found = run_of(spent.datasets, run) if run is not None else None
+    if html is not None:
+        html.write_text(pages.render_run(*found) if found else pages.render(spent), encoding="utf-8")
+    body = run_json(*found) if found else spent.to_json()
+    shown = tables.run_tables(*found) if found else tables.full(spent)
+    _out(as_json, body, shown, *([f"The report is {html}: one file, to be opened in any browser."] if html else []))
+
+
+@budget.command("certificate")
+def budget_certificate(
+    folder: Annotated[Path, typer.Argument(help="A release folder, or the folder of a fitted model.")],
+    html: Annotated[Path | None, typer.Option(help="Write it as a page.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A run's privacy statement for reading, every figure recomputed."""
+    from dpsynth.privacy.statement import PrivacyStatement
+    from dpsynth.report.certificate import certificate_tables, render
+    from dpsynth.synthesizer import load
+
+    saved = (folder / "model.json").exists()
+    statement = load(folder).privacy if saved else PrivacyStatement.load(folder / "privacy.json")
+    if html is not None:
+        html.write_text(render(statement), encoding="utf-8")
+    _out(as_json, statement, certificate_tables(statement), *([f"The certificate is {html}."] if html else []))
 
 
 @budget.command("verify")
-def budget_verify(ledger: LedgerUrl = None, as_json: Json = False) -> None:
+def budget_verify(
+    head: Annotated[str | None, typer.Option(help="A certificate's ledger head, to be found in the chain.")] = None,
+    ledger: LedgerUrl = None,
+    as_json: Json = False,
+) -> None:
     """Is the ledger as it was written?"""
     from dpsynth.privacy.ledger import Ledger
 
-    problems = Ledger(ledger).verify()
+    problems = Ledger(ledger).verify(head)
     if as_json or not problems:
         _out(as_json, {"ok": not problems, "problems": problems}, "verified: every entry is as it was written")
     if problems:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from dpsynth.privacy.errors import SchemaError
+from dpsynth.privacy.ledger.fingerprint import Moments, RowHashes, row_hashes
 from dpsynth.privacy.source import Cells, IntArray, MemorySource, Numbers, Strings
 
 SourceType = Literal["number", "integer", "boolean", "string", "datetime", "timedelta"]
@@ -76,7 +77,7 @@ class Rows:
 
     columns: tuple[SourceColumn, ...]
     cells: Mapping[str, Cells]
-    row_hashes: npt.NDArray[np.uint64]
+    hashes: RowHashes
     layout: Layout
 
     def __repr__(self) -> str:
@@ -87,14 +88,14 @@ class Rows:
         if unit is None:
             if max_rows is not None:
                 raise SchemaError("max_rows_per_unit needs unit=, the column that names the privacy unit")
-            return MemorySource(self.cells, row_hashes=self.row_hashes)
+            return MemorySource(self.cells, row_hashes=self.hashes.rows)
         if unit not in self.cells:
             raise SchemaError(f"unit {unit!r} is not a column of the table")
         if max_rows is None or isinstance(max_rows, bool) or not isinstance(max_rows, int) or max_rows < 1:
             raise SchemaError("unit= needs max_rows_per_unit, a whole number of at least 1")
         columns = {name: cells for name, cells in self.cells.items() if name != unit}
         return MemorySource(
-            columns, row_hashes=self.row_hashes, unit=unit, units=_unit_numbers(self.cells[unit]), max_rows=max_rows
+            columns, row_hashes=self.hashes.rows, unit=unit, units=_unit_numbers(self.cells[unit]), max_rows=max_rows
         )
 
 
@@ -115,11 +116,14 @@ def read(data: Any) -> Rows:
     if len(frame) == 0:
         raise SchemaError("the table has no rows")
     columns, cells = [], {}
+    moments: dict[str, Moments] = {}
     for name in names:
         source_type, column_cells = _cells(name, frame[name])
+        if source_type == "datetime" or source_type == "timedelta":
+            moments[name] = source_type
         columns.append(SourceColumn(name=name, type="integer" if name in declared else source_type))
         cells[name] = column_cells
-    return Rows(columns=tuple(columns), cells=cells, row_hashes=_row_hashes(cells), layout=layout)
+    return Rows(columns=tuple(columns), cells=cells, hashes=row_hashes(cells, moments), layout=layout)
 
 
 def _open(data: Any) -> tuple[pd.DataFrame, Layout, frozenset[str]]:
@@ -220,22 +224,6 @@ def _strings(name: str, column: pd.Series[Any]) -> Strings:
 def _unit_numbers(cells: Cells) -> IntArray:
     raw = cells.codes if isinstance(cells, Strings) else cells.data
     return pd.factorize(raw, use_na_sentinel=False)[0].astype(np.int64)
-
-
-def _row_hashes(cells: Mapping[str, Cells]) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of each row's cells: equal rows hash equally whatever the frame or its order. Columns are in any order."""
-    total: npt.NDArray[np.uint64] | None = None
-    for name, column in cells.items():
-        if isinstance(column, Strings):
-            uniques = pd.util.hash_array(column.uniques) if len(column.uniques) else np.zeros(0, np.uint64)
-            hashed = np.append(uniques, np.uint64(0x9E3779B97F4A7C15))[column.codes]
-        else:
-            hashed = pd.util.hash_array(column.data)
-        salt = pd.util.hash_array(np.array([name], dtype=object))[0]
-        mixed = (hashed ^ salt) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed ^= mixed >> np.uint64(31)
-        total = mixed if total is None else total + mixed
-    return np.zeros(0, np.uint64) if total is None else total
 
 
 def _cast(column: pd.Series[Any], dtype: Any) -> pd.Series[Any]:

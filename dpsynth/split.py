@@ -6,16 +6,23 @@ nothing to ask leaves its share to the measurement of pairs, which takes what re
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, Literal
 
-from dpsynth.privacy.accounting import Cost
+from dpsynth.encode.from_counts import MAX_LABELS
+from dpsynth.encode.grid import groups_worth, intervals_worth
+from dpsynth.privacy.accounting import Cost, gaussian_epsilon
 from dpsynth.privacy.budget import budget_of
 from dpsynth.privacy.errors import PrivacyError, SchemaError
+from dpsynth.privacy.meaning import budget_warnings
 from dpsynth.schema import Column, Schema
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 STAGES = {
@@ -27,6 +34,23 @@ STAGES = {
     "pairs": "the tables of the selected pairs",
     "gate": "how far the model is from the rows, for the fidelity gate",
 }
+Phase = Literal["schema", "selection", "measurement", "training", "gate", "reserve"]
+# What each stage is for. No stage of today's models trains on rows, and none is held back: a run spends all it reserved.
+PHASES: dict[str, Phase] = {
+    "identifiers": "schema",
+    "schema": "schema",
+    "vocabulary": "schema",
+    "one-way": "measurement",
+    "selection": "selection",
+    "pairs": "measurement",
+    "gate": "gate",
+}
+# A column of numbers with at most this many whole values has a cell for each (as in `learn`).
+WHOLE = 512
+# A count column whose noise is more than this share of all units tells little.
+LITTLE = 0.05
+_SHOWN = 12
+_LINES = ("numeric", "datetime", "timedelta")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +75,7 @@ class PlanLine:
     """One stage: its share of mu^2, its queries, and the noise of one query (sd, in units)."""
 
     stage: str
+    phase: Phase
     share: float
     queries: int
     sigma: float
@@ -58,14 +83,41 @@ class PlanLine:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CellPlan:
+    """What one table of counts would hold: a column's histogram or the table of a pair of columns.
+
+    cells: how many cells it has; None where the values are not declared.  expected: units in a cell on average, with a public
+    number of units.  sigma: noise sd of a cell, in units.  seen_from: units that must hold a value that was not declared, so
+    that it shows at all.
+    """
+
+    columns: tuple[str, ...]
+    cells: int | None
+    expected: float | None
+    sigma: float
+    seen_from: float | None = None
+
+    @property
+    def drowns(self) -> bool:
+        """Whether the noise of a cell is larger than what an average cell holds."""
+        return self.expected is not None and self.sigma > self.expected
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class BudgetPlan:
-    """What a run of `fit` would spend where, and what it would get for it."""
+    """What a run of `fit` would spend where, and what it would get for it.
+
+    columns: the histograms.  pairs: the tables that would drown if they were chosen, the worst first (they are named only where
+    n_rows is).
+    """
 
     epsilon: float
     delta: float
     cost: Cost
     n_rows: int | None
     lines: tuple[PlanLine, ...]
+    columns: tuple[CellPlan, ...] = field(default=())
+    pairs: tuple[CellPlan, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -73,23 +125,71 @@ class BudgetPlan:
         """Gaussian-DP parameter of the whole run."""
         return math.sqrt(self.cost.mu_squared)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"mu": self.mu}
-
-    def __rich__(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title=f"Budget plan: epsilon {self.epsilon:g}, delta {self.delta:g} (mu {self.mu:.4f})")
-        for name, justify in (("stage", "left"), ("share", "right"), ("queries", "right"), ("noise sd", "right")):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]  # rich wants the literal
-        if self.n_rows:
-            table.add_column("of the rows", justify="right")
-        table.add_column("buys")
+    @property
+    def phases(self) -> dict[Phase, float]:
+        """Share of mu^2 by what it is for, in order of first use; sums to 1."""
+        out: dict[Phase, float] = {}
         for line in self.lines:
-            noise = [f"± {line.sigma:.1f}"] + ([f"{line.sigma / self.n_rows:.2%}"] if self.n_rows else [])
+            out[line.phase] = out.get(line.phase, 0.0) + line.share
+        return out
+
+    def to_json(self) -> dict[str, Any]:
+        tables = {
+            name: [asdict(c) | {"drowns": c.drowns} for c in getattr(self, name)] for name in ("columns", "pairs")
+        }
+        return asdict(self) | {"mu": self.mu, "phases": self.phases} | tables
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.text import Text
+
+        shown = [self._stages(), self._cells()] if self.n_rows else [self._stages()]
+        return Group(*shown, *(Text.assemble(("! ", "bold yellow"), text) for text in self.warnings))
+
+    def _stages(self) -> Table:
+        table = _table(f"Budget plan: epsilon {self.epsilon:g}, delta {self.delta:g} (mu {self.mu:.4f})")
+        for name in ("stage", "share", "queries", "noise sd", *(["of rows"] if self.n_rows else []), "buys"):
+            number = name not in ("stage", "buys")
+            table.add_column(name, justify="right" if number else "left", no_wrap=name == "stage")
+        for line in self.lines:
+            noise = [f"±\xa0{line.sigma:.1f}"] + ([f"{line.sigma / self.n_rows:.2%}"] if self.n_rows else [])
             table.add_row(line.stage, f"{line.share:.0%}", str(line.queries), *noise, line.detail)
-        table.caption = "\n".join(self.warnings) or None
+        phases = ", ".join(f"{phase} {share:.0%}" for phase, share in self.phases.items())
+        table.caption = f"by purpose: {phases}; delta kept for values found in the rows: {self.cost.delta:.1g}"
         return table
+
+    def _cells(self) -> Table:
+        from rich.markup import escape
+
+        table = _table(f"What noise leaves of {self.n_rows:,} units")
+        for name in ("column or pair", "cells", "units each", "noise sd", "so"):
+            table.add_column(name, justify="left" if name in ("column or pair", "so") else "right", overflow="fold")
+        shown = sorted(self.columns, key=lambda c: -c.sigma / c.expected if c.expected else 0.0)[:_SHOWN]
+        for cell in (*shown, *self.pairs[:_SHOWN]):
+            table.add_row(
+                escape(" x ".join(cell.columns)),
+                str(cell.cells or "?"),
+                f"{cell.expected:,.1f}" if cell.expected is not None else "?",
+                f"±\xa0{cell.sigma:.1f}",
+                _verdict(cell),
+            )
+        left_out = len(self.columns) - len(shown) + max(len(self.pairs) - _SHOWN, 0)
+        table.caption = f"{left_out} more: see --json" if left_out else None
+        return table
+
+
+def _table(title: str) -> Table:
+    from rich.table import Table
+
+    return Table(title=title, caption_justify="left")
+
+
+def _verdict(cell: CellPlan) -> str:
+    if cell.seen_from is not None:
+        return f"a value shows from {cell.seen_from:,.0f} units on"
+    if cell.drowns:
+        return "[red]drowns[/]"
+    return "[yellow]faint[/]" if cell.expected is not None and cell.sigma > 0.25 * cell.expected else "[green]clear[/]"
 
 
 def plan(
@@ -97,11 +197,13 @@ def plan(
 ) -> BudgetPlan:
     """The split that `fit` would use for a table of this schema; touches no data.
 
-    n_rows: the number of units, if it is public, to set the noise in proportion.
+    n_rows: the number of units, if it is *public*, to set the noise in proportion to what a cell holds.
     Columns without a kind are planned for as if all about them had to be learned.
+    Raises SchemaError where there is nothing to model, PrivacyError where delta is not below 1 / n_rows.
     """
     split = split or Split()
     cost = budget_of(epsilon, delta)
+    _require_sound(delta, n_rows)
     queries = _queries(schema)
     if not queries["one-way"]:
         raise SchemaError("the schema has no column to model")
@@ -112,6 +214,7 @@ def plan(
     lines = tuple(
         PlanLine(
             stage=stage,
+            phase=PHASES[stage],
             share=shares[stage],
             queries=queries[stage],
             sigma=math.sqrt(queries[stage] / (shares[stage] * cost.mu_squared)),
@@ -120,14 +223,36 @@ def plan(
         for stage, detail in STAGES.items()
         if stage in shares
     )
+    columns = tuple(_column_cells(schema, lines, cost, n_rows))
+    pairs = tuple(_drowned_pairs(schema, columns, lines, n_rows))
     return BudgetPlan(
-        epsilon=epsilon, delta=delta, cost=cost, n_rows=n_rows, lines=lines, warnings=_warnings(lines, epsilon, n_rows)
+        epsilon=epsilon,
+        delta=delta,
+        cost=cost,
+        n_rows=n_rows,
+        lines=lines,
+        columns=columns,
+        pairs=pairs,
+        warnings=tuple(_warnings(lines, columns, pairs, (epsilon, delta), cost, n_rows)),
     )
+
+
+def _require_sound(delta: float, n_rows: int | None) -> None:
+    if n_rows is None:
+        return
+    if isinstance(n_rows, bool) or not isinstance(n_rows, int) or n_rows < 1:
+        raise SchemaError("n_rows must be a whole number of units, 1 or more")
+    if "large delta" in (found := budget_warnings(1.0, delta, n_rows)):
+        raise PrivacyError(found["large delta"])
+
+
+def _modelled(schema: Schema) -> list[Column]:
+    return [c for c in schema.columns if c.role != "identifier" and c.kind != "id"]
 
 
 def _queries(schema: Schema) -> dict[str, int]:
     """How many queries each stage asks. A vector of scores that shares one noise scale counts once for each score."""
-    modelled = [c for c in schema.columns if c.role != "identifier" and c.kind != "id"]
+    modelled = _modelled(schema)
     d = len(modelled)
     strings = [c for c in modelled if c.kind in (None, "text")]
     return {
@@ -149,11 +274,90 @@ def _unknowns(column: Column) -> int:
     return int(column.kind is None) + int(not step_known) + int(column.bounds is None)
 
 
-def _warnings(lines: tuple[PlanLine, ...], epsilon: float, n_rows: int | None) -> tuple[str, ...]:
-    out = []
-    if epsilon > 10:
-        out.append("epsilon above 10 bounds very little: an attacker's odds may grow by more than 22,000.")
-    one_way = next(line for line in lines if line.stage == "one-way")
-    if n_rows is not None and one_way.sigma > 0.05 * n_rows:
-        out.append(f"Each count of a column carries noise of ± {one_way.sigma:.0f} on {n_rows:,} units: expect little.")
-    return tuple(out)
+def _column_cells(schema: Schema, lines: Iterable[PlanLine], cost: Cost, n_rows: int | None) -> Iterator[CellPlan]:
+    """The histogram of each column; the one thing that is not known before is how many values an undeclared column has."""
+    stages = {line.stage: line for line in lines}
+    sigma, words = stages["one-way"].sigma, stages.get("vocabulary")
+    for column in _modelled(schema):
+        cells = _cells(column, sigma, n_rows)
+        seen_from = None
+        if cells is None and words is not None:
+            z = -NormalDist().inv_cdf(cost.delta / words.queries)
+            seen_from = 1.5 + words.sigma * z
+        yield CellPlan(
+            columns=(column.name,),
+            cells=cells,
+            expected=None if cells is None or n_rows is None else n_rows / cells,
+            sigma=sigma,
+            seen_from=seen_from,
+        )
+
+
+def _cells(column: Column, sigma: float, n_rows: int | None) -> int | None:
+    """Values or intervals that the histogram tells apart; None where they are still to be found."""
+    missing = int(column.nullable is not False)
+    if column.kind == "boolean":
+        return 2 + missing
+    if column.categories is not None:
+        return len(column.categories) + missing
+    if column.kind not in _LINES:
+        return None
+    step = 1.0 if column.integer else None if column.decimals is None else 10.0**-column.decimals
+    if column.bounds is not None and step is not None and not isinstance(column.bounds[0], str):
+        whole = (float(column.bounds[1]) - float(column.bounds[0])) / step
+        if whole <= WHOLE:
+            return int(whole) + 1 + missing
+    return None if n_rows is None else intervals_worth(n_rows, sigma) + missing
+
+
+def _drowned_pairs(
+    schema: Schema, columns: Iterable[CellPlan], lines: Iterable[PlanLine], n_rows: int | None
+) -> Iterator[CellPlan]:
+    """Tables of two columns whose cells hold less than their noise, the worst first. Long columns are grouped before."""
+    pairs = next((line for line in lines if line.stage == "pairs"), None)
+    if pairs is None or n_rows is None:
+        return
+    in_order = groups_worth(n_rows, pairs.sigma)
+    known = []
+    for column in columns:
+        name = column.columns[0]
+        if column.cells is not None:
+            known.append((name, min(column.cells, in_order if schema[name].kind in _LINES else MAX_LABELS)))
+    found = [
+        CellPlan(columns=(a, b), cells=m * n, expected=n_rows / (m * n), sigma=pairs.sigma)
+        for (a, m), (b, n) in itertools.combinations(known, 2)
+    ]
+    yield from sorted((c for c in found if c.drowns), key=lambda c: (-(c.cells or 0), c.columns))
+
+
+def _warnings(
+    lines: tuple[PlanLine, ...],
+    columns: tuple[CellPlan, ...],
+    pairs: tuple[CellPlan, ...],
+    asked: tuple[float, float],
+    cost: Cost,
+    n_rows: int | None,
+) -> Iterator[str]:
+    yield from budget_warnings(*asked, None).values()
+    if n_rows is None:
+        return
+    sigma = next(line.sigma for line in lines if line.stage == "one-way")
+    if sigma > LITTLE * n_rows:
+        needed = gaussian_epsilon(math.sqrt(cost.mu_squared) * sigma / (LITTLE * n_rows), asked[1] - cost.delta)
+        yield (
+            f"Each count of a column carries noise of ± {sigma:.0f} on {n_rows:,} units: expect little. "
+            f"Noise of {LITTLE:.0%} takes epsilon {needed:.2g}, or {sigma / LITTLE:,.0f} units."
+        )
+    if drowned := [c.columns[0] for c in columns if c.drowns]:
+        yield (
+            f"Single values drown in noise: {_listed(drowned)}. Coarse shapes stay; declare fewer categories or coarser "
+            "steps, or leave columns out."
+        )
+    if pairs:
+        names = [" x ".join(c.columns) for c in pairs]
+        yield f"Tables of pairs that would drown, and tell little if they are chosen: {_listed(names)}."
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

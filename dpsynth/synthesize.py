@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +26,11 @@ from dpsynth.learn import Detector, learn
 from dpsynth.privacy.accounting import require_budget
 from dpsynth.privacy.budget import Account, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
-from dpsynth.privacy.ledger import Ledger
+from dpsynth.privacy.events import Event, leaves
+from dpsynth.privacy.ledger import Ledger, Spent
+from dpsynth.privacy.meaning import budget_warnings
 from dpsynth.privacy.noise import Noise
-from dpsynth.privacy.statement import PrivacyStatement
+from dpsynth.privacy.statement import History, PrivacyStatement
 from dpsynth.privacy.table import PrivateTable, Witness
 from dpsynth.schema import Schema
 from dpsynth.sources import Rows, read
@@ -38,6 +41,15 @@ if TYPE_CHECKING:
     from dpsynth.models.protocol import Generator
 
 __all__ = ["Synthesizer", "fit", "load"]
+
+# How noise comes about, for the statement; `privacy.noise` has the reasons.
+MECHANISM = {
+    "randomness": "ChaCha20 keyed with 256 bits of the operating system, for each run, thread and process anew",
+    "floating_point": "no floating-point number depends on a row: counts and noise are whole numbers, and drawn exactly",
+    "side_channels": "time, memory and energy of the run are not covered; nothing of it leaves with a release",
+}
+_ROUNDED = "Gaussian rounded to whole numbers on whole-number counts: post-processing of the Gaussian mechanism"
+NOISE = {"gaussian": _ROUNDED, "stability-histogram": _ROUNDED}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,16 +91,20 @@ def fit(
     schema: public facts (`Schema` or the path of its JSON); what it leaves open is learned from a part of epsilon.
     unit, max_rows_per_unit: column that names the privacy unit, and the most rows a unit contributes; default: a row.
     model: "auto", "marginals", "mst", or settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
-    ledger: where the spending is booked (default: $DPSYNTH_LEDGER or the user's own).  dataset: the ledger's name for it.
+    ledger: where the spending is booked (default: $DPSYNTH_LEDGER or the user's own).  dataset: the ledger's name for the
+    data, which a cap needs; "name/label" uses a sub-budget of it.
     allow_synthetic: accept a table that dpsynth itself made.
     device: "auto", "cpu", "cuda", ...  progress: show a bar on stderr, if that is a terminal.
     insecure_seed: for tests alone; makes the noise repeatable and the result NOT PRIVATE.
 
     Guarantee: everything in the returned object but its in-process `layout` is (epsilon, delta)-DP under add/remove of one
     unit. The budget is reserved in the ledger before a row is looked at; a crash leaves it spent.
+    Warns (UserWarning) where epsilon is above 10, and where delta is not below one over the noisy number of units.
     Raises SchemaError, PIIError, BudgetExceeded, LedgerError, PrivacyError, ModelError.
     """
     require_budget(epsilon, delta)
+    for text in budget_warnings(epsilon, delta, None).values():
+        warnings.warn(text, stacklevel=2)
     rng_seed, key = _public_randomness(insecure_seed)
     settings = Settings(
         epsilon=float(epsilon),
@@ -137,7 +153,12 @@ def fit_rows(
     detector = _detector(rows, settings.schema, unit)
 
     budget = budget_of(settings.epsilon, settings.delta)
-    record = ledger.dataset(name=dataset, fingerprint=ledger.fingerprint(rows.row_hashes), unit=unit or "row")
+    record = ledger.dataset(
+        name=dataset,
+        fingerprint=ledger.fingerprint(rows.hashes.content),
+        unit=unit or "row",
+        columns=[c.name for c in rows.columns],
+    )
     reservation = ledger.reserve(dataset=record, cost=budget, delta=settings.delta, label="fit")
 
     table = PrivateTable(source, account=Account(budget), noise=noise, witness=witness)
@@ -175,21 +196,38 @@ def fit_rows(
         unit=unit or "row",
         max_rows_per_unit=source.max_rows,
         neighbours="add or remove one unit",
+        units=domain.n_units,
         events=table.account.events,
         public=_public(rows, settings.schema, unit, source.max_rows),
         dataset=record.id,
         run=reservation.id,
         ledger_head=head,
+        history=_history(ledger.spent(record.id, record.unit)),
         insecure=noise.insecure,
-        mechanism={
-            "noise": "rounded Gaussian on integer counts, ChaCha20 keyed by the operating system",
-            "accountant": "exact Gaussian-DP composition as a filter; stability histograms add their delta",
-        },
+        mechanism=_mechanism(table.account.events),
         version=_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    if "large delta" in statement.warnings:
+        warnings.warn(statement.warnings["large delta"], stacklevel=3)
     return Synthesizer(
         domain=domain, model=model, privacy=statement, gate=measured, seed=settings.seed, layout=rows.layout
+    )
+
+
+def _mechanism(events: Iterable[Event]) -> dict[str, str]:
+    """How the noise of these events came about, in words by subject."""
+    kinds = dict.fromkeys(leaf.kind for event in events for leaf in leaves(event))
+    return {"noise": "; ".join(dict.fromkeys(NOISE.get(kind, kind) for kind in kinds))} | MECHANISM
+
+
+def _history(spent: Spent) -> History:
+    """What the data set has cost in all by now under the run's unit, the run included."""
+    return History(
+        runs=len(spent.runs),
+        cost=spent.cost,
+        delta=spent.delta,
+        cap=None if spent.cap is None else (spent.cap.epsilon, spent.cap.delta),
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import dpsynth
+from dpsynth.report import budget, certificate
+from dpsynth.report.spending import run_of, spending
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -30,9 +32,21 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def reports(synth: dpsynth.Synthesizer, table: object, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("reports")
+    ledger = dpsynth.Ledger(folder / "ledger.db")
+    ledger.set_cap("people", epsilon=9.0, delta=1e-5)
+    spent = [dpsynth.fit(table, epsilon=e, ledger=ledger, dataset="people", progress=False) for e in (1.0, 4.0)]
     dpsynth.release(synth, folder / "release", recipient="Team <b>B</b>")
+    for fitted, who in ((spent[1], "Team <b>B</b>"), (spent[1], "a-team-with-a-name-that-has-no-end-" * 3)):
+        out = folder / f"out-{len(who)}"
+        dpsynth.release(fitted, out, recipient=who, purpose="tests", ledger=ledger, accept_inconclusive=True)
     dpsynth.evaluate(table, synth.sample(), schema=synth.schema).to_html(folder / "internal.html")
-    return {"shareable": folder / "release/report.html", "internal": folder / "internal.html"}
+    (folder / "certificate.html").write_text(certificate.render(synth.privacy), encoding="utf-8")
+    whole = spending(ledger)
+    (folder / "budget.html").write_text(budget.render(whole), encoding="utf-8")
+    single = run_of(whole.datasets, spent[1].privacy.run)
+    (folder / "run.html").write_text(budget.render_run(*single), encoding="utf-8")
+    named = {name: folder / f"{name}.html" for name in ("internal", "certificate", "budget", "run")}
+    return named | {"shareable": folder / "release/report.html"}
 
 
 def rendered(page: Path, width: int, folder: Path) -> str:
@@ -45,7 +59,7 @@ def rendered(page: Path, width: int, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("width", [1200, 600])
-@pytest.mark.parametrize("which", ["shareable", "internal"])
+@pytest.mark.parametrize("which", ["shareable", "internal", "certificate", "budget", "run"])
 def test_a_report_stands_alone(reports: dict[str, Path], which: str, width: int, tmp_path: Path) -> None:
     source = reports[which].read_text(encoding="utf-8")
     assert "<script" not in source and not re.search(r"""(src|href)=["']?(https?:)?//""", source)
@@ -63,5 +77,6 @@ def test_a_report_stands_alone(reports: dict[str, Path], which: str, width: int,
 
 
 def test_text_from_outside_is_shown_as_text(reports: dict[str, Path], tmp_path: Path) -> None:
-    seen = rendered(reports["shareable"], 1200, tmp_path / "profile")
-    assert "Team &lt;b&gt;B&lt;/b&gt;" in seen
+    for which in ("shareable", "budget"):
+        seen = rendered(reports[which], 1200, tmp_path / "profile")
+        assert "Team &lt;b&gt;B&lt;/b&gt;" in seen

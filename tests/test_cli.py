@@ -42,11 +42,19 @@ def test_verify_sample_and_evaluate(desk: Path) -> None:
 
 def test_budget_commands(desk: Path) -> None:
     shown = dpsynth("budget", "show", "--ledger", "l.db", "--json", cwd=desk)
-    (spent,) = json.loads(shown.stdout)
+    (spent,) = json.loads(shown.stdout)["datasets"]
     assert spent["name"] == "d" and spent["epsilon"] == pytest.approx(3.0)
+    assert spent["recipients"][0]["name"] == "team" and spent["recipients"][0]["epsilon"] == pytest.approx(3.0)
     run = spent["runs"][0]["id"]
-    report = dpsynth("budget", "report", run, "--ledger", "l.db", "--json", cwd=desk)
-    assert any(e["stage"] == "gate" for e in json.loads(report.stdout))
+    report = dpsynth("budget", "report", "--run", run, "--ledger", "l.db", "--html", "run.html", "--json", cwd=desk)
+    assert (
+        any(e["stage"] == "gate" for e in json.loads(report.stdout)["events"])
+        and run in (desk / "run.html").read_text()
+    )
+    page = dpsynth("budget", "report", "--dataset", "d", "--ledger", "l.db", "--html", "b.html", cwd=desk)
+    assert "team" in page.stdout and "b.html" in page.stdout and "Privacy budget" in (desk / "b.html").read_text()
+    nobody = dpsynth("budget", "report", "--dataset", "nobody", "--ledger", "l.db", "--html", "n.html", cwd=desk)
+    assert nobody.returncode == 2 and "nobody" in nobody.stderr and not (desk / "n.html").exists()
     assert dpsynth("budget", "verify", "--ledger", "l.db", cwd=desk).returncode == 0
     assert "d: epsilon 3" in dpsynth("budget", "show", "--ledger", "l.db", cwd=desk).stdout
     assert dpsynth("budget", "set", "d", "-e", "3.5", "--delta", "1e-5", "--ledger", "l.db", cwd=desk).returncode == 0
@@ -54,10 +62,21 @@ def test_budget_commands(desk: Path) -> None:
     assert refused.returncode == 4 and "BudgetExceeded" in refused.stderr and not list((desk / "m2").glob("*"))
 
 
+def test_the_certificate_of_a_model_and_of_a_release(desk: Path) -> None:
+    model = json.loads(dpsynth("budget", "certificate", "model", "--json", cwd=desk).stdout)
+    assert model["release"]["recipient"] is None and model["history"]["spent"]["runs"] == 1
+    released = dpsynth("budget", "certificate", "out", "--html", "c.html", cwd=desk)
+    assert "team" in released.stdout and "Security and side channels" in (desk / "c.html").read_text()
+    nothing = dpsynth("budget", "certificate", "nowhere", cwd=desk)
+    assert nothing.returncode == 2 and "no privacy statement" in nothing.stderr
+
+
 def test_plan_and_scan(desk: Path) -> None:
     (desk / "schema.json").write_text('{"columns": [{"name": "a"}, {"name": "b", "kind": "boolean"}]}')
     plan = dpsynth("plan", "schema.json", "-e", "1", "--rows", "1000", cwd=desk)
-    assert plan.returncode == 0 and "noise sd" in plan.stdout
+    assert plan.returncode == 0 and "noise sd" in plan.stdout and "units each" in plan.stdout
+    refused = dpsynth("plan", "schema.json", "-e", "1", "--delta", "0.01", "--rows", "1000", cwd=desk)
+    assert refused.returncode == 2 and "delta 0.01" in refused.stderr
     scan = dpsynth("scan", "t.csv", "--json", cwd=desk)
     assert {f["action"] for f in json.loads(scan.stdout)["findings"]} == {"keep"}
 

@@ -150,12 +150,12 @@ def test_row_hashes_know_rows_whatever_their_order_or_file(tmp_path: Path) -> No
     table = mixed_table(300).drop(columns=["stay", "level"])
     base = read(table)
     shuffled = read(table.sample(frac=1, random_state=0)[list(table.columns[::-1])])
-    assert sorted(base.row_hashes) == sorted(shuffled.row_hashes)
+    assert sorted(base.hashes.rows) == sorted(shuffled.hashes.rows)
     table.to_parquet(tmp_path / "t.parquet")
-    assert sorted(read(tmp_path / "t.parquet").row_hashes) == sorted(base.row_hashes)
+    assert sorted(read(tmp_path / "t.parquet").hashes.rows) == sorted(base.hashes.rows)
     changed = table.copy()
     changed.loc[0, "age"] += 1
-    assert sorted(read(changed).row_hashes) != sorted(base.row_hashes)
+    assert sorted(read(changed).hashes.rows) != sorted(base.hashes.rows)
 
 
 def test_a_scan_says_what_would_happen_and_a_scrub_does_it() -> None:

@@ -198,8 +198,8 @@ def test_the_dtype_that_one_missing_cell_changes_does_not_leave() -> None:
     whole = pd.DataFrame({"a": np.random.default_rng(0).integers(0, 9, 5000)})
     one_missing = whole.astype(float)
     one_missing.loc[0, "a"] = np.nan
-    for table in (whole, one_missing):
-        synth = dpsynth.fit(table, epsilon=5.0, progress=False)
+    for name, table in {"whole": whole, "one missing": one_missing}.items():
+        synth = dpsynth.fit(table, epsilon=5.0, dataset=name, progress=False)
         assert synth.sample_typed(10)["a"].dtype == np.int64
         assert synth.sample(10)["a"].dtype == table["a"].dtype
         assert "float64" not in json.dumps([f.column.to_json() for f in synth.facts.values()])

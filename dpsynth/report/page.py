@@ -1,7 +1,8 @@
-"""The page that both reports share: templates from the package, everything escaped."""
+"""The page that all reports share: templates from the package, everything escaped."""
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -17,8 +18,14 @@ def _environment() -> Environment:
         trim_blocks=True,
     )
     environment.filters["percent"] = lambda share: f"{share:.1%}"
+    environment.filters["epsilon"] = epsilon
     environment.filters["three"] = lambda value: f"{value:.3f}"
     return environment
+
+
+def epsilon(value: float) -> str:
+    """An epsilon for reading; where a chance of failure alone exceeds delta there is none."""
+    return f"{value:.4g}" if math.isfinite(value) else "none"
 
 
 def render(template: str, **values: Any) -> str:

@@ -11,20 +11,21 @@ from markupsafe import Markup
 from dpsynth.privacy.source import FloatArray
 
 
-def stacked_bar(parts: dict[str, float]) -> Markup:
-    """One bar cut into shares that sum to 1, with a legend below."""
+def stacked_bar(parts: dict[str, float], rest: str | None = None) -> Markup:
+    """One bar cut into shares that sum to 1, with a legend below. rest: name of the part that is drawn as empty."""
     out, at = [], 0.0
-    for i, (name, share) in enumerate(parts.items()):
+    colours = ["rest" if name == rest else f"c{i % 8}" for i, name in enumerate(parts)]
+    for colour, (name, share) in zip(colours, parts.items(), strict=True):
         width = 100 * share
         title = f"<title>{escape(name)}: {share:.1%}</title>"
         out.append(
-            f'<rect class="c{i % 8}" x="{at:.2f}" y="0" width="{max(width - 0.3, 0.1):.2f}" height="8">{title}</rect>'
+            f'<rect class="{colour}" x="{at:.2f}" y="0" width="{max(width - 0.3, 0.1):.2f}" height="8">{title}</rect>'
         )
         at += width
     label = ", ".join(f"{name} {share:.0%}" for name, share in parts.items())
     legend = "".join(
-        f'<li><span class="key c{i % 8}"></span>{escape(name)} <b>{share:.0%}</b></li>'
-        for i, (name, share) in enumerate(parts.items())
+        f'<li><span class="key {colour}"></span>{escape(name)} <b>{share:.0%}</b></li>'
+        for colour, (name, share) in zip(colours, parts.items(), strict=True)
     )
     bar = f'<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label="{escape(label)}">'
     return Markup(f'{bar}{"".join(out)}</svg><ul class="legend">{legend}</ul>')
@@ -94,6 +95,43 @@ def intervals(rows: Sequence[tuple[str, float, float, float, float]]) -> Markup:
         )
     return Markup(
         f'<svg class="gate" viewBox="0 0 310 {26 * len(rows) + 4}" role="img" aria-label="Checks of the gate">{"".join(out)}</svg>'
+    )
+
+
+def staircase(steps: Sequence[tuple[str, float]], cap: float | None) -> Markup:
+    """A total that only grows: (what and when, total after it) from left to right, against a cap, on one scale."""
+    width, height, left, foot = 620, 150, 44, 18
+    finite = [total for _, total in steps if np.isfinite(total)]
+    top = max([*finite, cap or 0.0], default=0.0) * 1.12 or 1.0
+    each = (width - left - 8) / max(len(steps), 1)
+
+    def y(value: float) -> float:
+        return height - (height - 12) * min(value, top) / top
+
+    out, at = [], 0.0
+    for i, (name, total) in enumerate(steps):
+        x, title = left + i * each, f"<title>{escape(name)}: epsilon {total:.4g} in all</title>"
+        out.append(
+            f'<rect class="c0" x="{x + each * 0.04:.2f}" y="{y(total):.2f}" width="{each * 0.92:.2f}" '
+            f'height="{max(height - y(total), 0.5):.2f}" opacity=".3">{title}</rect>'
+            f'<rect class="c0" x="{x + each * 0.04:.2f}" y="{y(total):.2f}" width="{each * 0.92:.2f}" '
+            f'height="{max(y(at) - y(total), 0.5):.2f}">{title}</rect>'
+        )
+        if each > 46:
+            out.append(f'<text x="{x + each / 2:.2f}" y="{y(total) - 4:.2f}" text-anchor="middle">{total:.3g}</text>')
+        at = total
+    for i in sorted({0, len(steps) - 1}) if steps else ():
+        anchor, x = ("start", float(left)) if i == 0 else ("end", width - 8.0)
+        out.append(f'<text x="{x:.2f}" y="{height + foot - 4}" text-anchor="{anchor}">{escape(steps[i][0])}</text>')
+    if cap is not None:
+        out.append(
+            f'<path class="cap" d="M{left} {y(cap):.2f} L{width} {y(cap):.2f}"/>'
+            f'<text class="cap" x="0" y="{y(cap) + 3:.2f}">cap {cap:g}</text>'
+        )
+    now = f"epsilon {at:.4g} after {len(steps)} runs" + (f", cap {cap:g}" if cap is not None else ", no cap")
+    return Markup(
+        f'<svg class="stairs" viewBox="0 0 {width} {height + foot}" role="img" aria-label="{escape(now)}">'
+        f'<path class="axis" d="M{left} {height} L{width} {height}"/><text x="0" y="{height}">epsilon 0</text>{"".join(out)}</svg>'
     )
 
 

@@ -15,6 +15,7 @@ from dpsynth.fidelity import evaluate
 from dpsynth.gate import GateReport
 from dpsynth.privacy.source import Cells, FloatArray
 from dpsynth.report import page, plots
+from dpsynth.report.certificate import tiers
 from dpsynth.report.internal import _square
 from dpsynth.sources import read
 
@@ -44,6 +45,7 @@ def render(
         associations=_associations(synth, table),
         pairs=len(synth.tree),
         notes=synth.notes,
+        tiers=tiers(synth.privacy, gate.verdict),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from dpsynth.fidelity import FidelityReport
     from dpsynth.gate import GateReport
-    from dpsynth.privacy.events import Event
-    from dpsynth.privacy.ledger import DatasetRecord, Spent
     from dpsynth.privacy.statement import PrivacyStatement
 
 METRICS = {
@@ -91,6 +89,8 @@ def budget_table(statement: PrivacyStatement) -> Table:
     """Where a run's budget went, stage by stage."""
     from rich.table import Table
 
+    from dpsynth.privacy.statement import stage_of
+
     title = f"Budget: epsilon {statement.epsilon:g}, delta {statement.delta:g}, unit {statement.unit}"
     table = Table(
         title=title, caption=f"{len(statement.events)} queries; recomputed epsilon {statement.recomputed_epsilon:.6f}"
@@ -98,7 +98,7 @@ def budget_table(statement: PrivacyStatement) -> Table:
     for name in ("stage", "queries", "share", ""):
         table.add_column(name, justify="right" if name in ("queries", "share") else "left")
     for stage, share in statement.spent_by_stage().items():
-        count = sum(e.stage == stage for e in statement.events)
+        count = sum(stage_of(e) == stage for e in statement.events)
         table.add_row(stage, str(count), f"{share:.1%}", f"[blue]{'█' * max(round(40 * share), 1)}[/]")
     return table
 
@@ -113,41 +113,4 @@ def gate_table(report: GateReport) -> Table:
         table.add_column(name)
     for check in report.checks:
         table.add_row(check.name, f"[{colour[check.verdict]}]{check.verdict}[/]", check.detail)
-    return table
-
-
-def ledger_tables(spent: Sequence[tuple[DatasetRecord, Spent]]) -> Group | str:
-    """What was spent on each data set, run by run."""
-    from rich.console import Group
-    from rich.table import Table
-
-    tables = []
-    for record, total in spent:
-        cap = f" of {record.epsilon_cap:g}" if record.epsilon_cap is not None else ", no cap"
-        title = f"{record.name or record.id}: epsilon {total.epsilon:.4g}{cap} (at delta {total.delta:g})"
-        table = Table(title=title, caption=f"unit: {record.unit}; runs compose exactly, not as a sum")
-        for name in ("run", "what", "state", "epsilon", "delta", "when"):
-            table.add_column(name, justify="right" if name in ("epsilon", "delta") else "left")
-        for run in total.runs:
-            colour = "green" if run.state == "committed" else "yellow"
-            table.add_row(
-                run.id, run.label, f"[{colour}]{run.state}[/]", f"{run.epsilon:.4g}", f"{run.delta:g}", run.created[:19]
-            )
-        tables.append(table)
-    return Group(*tables) if tables else "The ledger is empty."
-
-
-def events_table(events: Sequence[Event]) -> Table:
-    """Every query of a run."""
-    from rich.table import Table
-
-    total = sum(e.mu_squared for e in events)
-    table = Table(title=f"{len(events)} queries")
-    for name in ("stage", "query", "sensitivity", "noise sd", "share", "delta"):
-        table.add_column(name, justify="left" if name in ("stage", "query") else "right", overflow="fold")
-    for e in events:
-        share = f"{e.mu_squared / total:.2%}"
-        table.add_row(
-            e.stage, e.label, f"{e.sensitivity:g}", f"{e.sigma:.2f}", share, f"{e.delta:.1e}" if e.delta else ""
-        )
     return table

@@ -1,0 +1,123 @@
+"""Rows as the ledger knows them again: under another name, in another order of rows or columns, saved again in another format.
+
+Each cell has a canonical form, by its value and not by how it is stored: a number, a number in a string and a truth value
+(1 or 0) are numbers; a date is a moment, also where it is a string; a missing cell is missing, also as "" or "NA" in a string.
+Numbers count to the precision of 32-bit floats, so that a column that was stored as such is known again. Column names do not
+count: renaming a column makes no new data set.
+
+Each row gets a 64-bit hash of its cells. These hashes are as private as the rows; only the keyed hash over all of them together
+(`Ledger.fingerprint`) enters the ledger, and its size says nothing about theirs. The hashes are spelled out here, because a ledger
+outlives the versions of the libraries that could make them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from dpsynth.privacy.source import Cells, Strings
+
+Hashes = npt.NDArray[np.uint64]
+Moments = Literal["datetime", "timedelta"]
+
+# What readers of CSV files take for a missing cell (pandas' list; what `float` reads as NaN or infinite is missing, too).
+MISSING = frozenset(
+    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "None", "n/a", "null"]
+)  # fmt: skip
+_TRUTH = {"true": 1.0, "false": 0.0}
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
+_SPAN = re.compile(r"(-?\d+) days?,? ?(?:([+-]?)(\d\d):(\d\d):(\d\d(?:\.\d+)?))?")
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+# Kinds of canonical cells; their numbers go into the hashes.
+_NUMBER, _MOMENT, _LENGTH, _TEXT = 1, 2, 3, 4
+_MISSING_HASH = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowHashes:
+    """Two hashes of each row. rows: with the columns' names.  content: without, for the ledger. Both are private."""
+
+    rows: Hashes
+    content: Hashes
+
+    def __repr__(self) -> str:
+        return "RowHashes(private)"
+
+
+def row_hashes(columns: Mapping[str, Cells], moments: Mapping[str, Moments]) -> RowHashes:
+    """Hashes of each row by its own cells alone, columns in any order. moments: which columns of numbers are microseconds."""
+    n = len(next(iter(columns.values()), ()))
+    rows, content = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
+    for name, cells in columns.items():
+        hashed = _cell_hashes(cells, moments.get(name))
+        rows += _mix(hashed ^ np.uint64(_text_hash(name)))
+        content += _mix(hashed)
+    return RowHashes(_mix(rows), _mix(content))
+
+
+def _cell_hashes(cells: Cells, moments: Moments | None) -> Hashes:
+    if isinstance(cells, Strings):
+        return np.append(_string_hashes(cells.uniques.tolist()), np.uint64(_MISSING_HASH))[cells.codes]
+    kind = {None: _NUMBER, "datetime": _MOMENT, "timedelta": _LENGTH}[moments]
+    return _number_hashes(cells.data, np.full(len(cells.data), kind, np.uint64))
+
+
+def _string_hashes(texts: list[str]) -> Hashes:
+    values, kinds = np.empty(len(texts), np.float64), np.empty(len(texts), np.uint64)
+    for i, text in enumerate(texts):
+        kinds[i], values[i] = _canonical(text)
+    hashes = _number_hashes(values, kinds)
+    for i in np.flatnonzero(kinds == _TEXT).tolist():
+        hashes[i] = _text_hash(texts[i])
+    return hashes
+
+
+def _canonical(text: str) -> tuple[int, float]:
+    """(kind, value) of a string; NaN is missing, and a text's value does not count."""
+    try:
+        return _NUMBER, float(text)
+    except ValueError:
+        pass
+    if text in MISSING:
+        return _NUMBER, math.nan
+    if (truth := _TRUTH.get(text.lower())) is not None:
+        return _NUMBER, truth
+    if _DATE.fullmatch(text):
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            return _TEXT, 0.0
+        return _MOMENT, float(((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MICROSECOND)
+    if span := _SPAN.fullmatch(text):
+        days, sign, hours, minutes, seconds = span.groups(default="0")
+        within = (int(hours) * 60 + int(minutes)) * 60_000_000 + round(float(seconds) * 1e6)
+        return _LENGTH, float(int(days) * 86_400_000_000 + (-within if sign == "-" else within))
+    return _TEXT, 0.0
+
+
+def _number_hashes(values: npt.NDArray[np.float64], kinds: Hashes) -> Hashes:
+    with np.errstate(over="ignore", under="ignore"):
+        rounded = np.where(kinds == _NUMBER, values.astype(np.float32).astype(np.float64), values)
+    bits = np.ascontiguousarray(rounded + 0.0).view(np.uint64)  # + 0.0: there is but one zero
+    hashes = _mix(_mix(bits) + kinds)
+    return np.where(np.isfinite(values), hashes, np.uint64(_MISSING_HASH))
+
+
+def _text_hash(text: str) -> int:
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _mix(x: Hashes) -> Hashes:
+    """SplitMix64's finaliser: every bit of the input moves every bit of the output."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
