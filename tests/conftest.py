@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 import dpsynth
+from dpsynth.split import Split
+from dpsynth.synthesize import Settings, _generator, _public_randomness
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,23 @@ def mixed_table(n: int = 4000, seed: int = 0) -> pd.DataFrame:
             "visits": pd.array(np.where(rng.random(n) < 0.2, None, rng.poisson(3, n)), dtype="Int64"),
             "city": pd.Series(rng.choice(["Lima", "Oslo", None], n, p=[0.5, 0.4, 0.1]), dtype=object),
         }
+    )
+
+
+def replay_settings(seed: int) -> Settings:
+    """Settings of a run whose public randomness is fixed, for neighbour replays."""
+    with pytest.warns(UserWarning, match="NOT PRIVATE"):
+        public_seed, key = _public_randomness(seed)
+    return Settings(
+        epsilon=2.0,
+        delta=1e-5,
+        schema=None,
+        generator=_generator("auto"),
+        gate=dpsynth.Gate(),
+        split=Split(),
+        device="cpu",
+        seed=public_seed,
+        key=key,
     )
 
 

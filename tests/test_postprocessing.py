@@ -19,9 +19,8 @@ import dpsynth
 from dpsynth.privacy.audit import Recorder, Replay
 from dpsynth.privacy.noise import Noise
 from dpsynth.sources import read
-from dpsynth.split import Split
-from dpsynth.synthesize import Settings, _generator, _public_randomness, fit_rows
-from tests.conftest import mixed_table
+from dpsynth.synthesize import fit_rows
+from tests.conftest import mixed_table, replay_settings
 
 # What names a run and its moment; random or of the clock, never of the rows.
 OWN = ("dataset", "run", "ledger_head", "created")
@@ -45,25 +44,12 @@ def left_by(
 ) -> dict[str, Any]:
     """Everything a run leaves, but for its own name and moment."""
     folder.mkdir()
-    with pytest.warns(UserWarning, match="NOT PRIVATE"):
-        seed, key = _public_randomness(3)
-    settings = Settings(
-        epsilon=2.0,
-        delta=1e-5,
-        schema=None,
-        generator=_generator("auto"),
-        gate=dpsynth.Gate(),
-        split=Split(),
-        device="cpu",
-        seed=seed,
-        key=key,
-    )
     ledger, log = dpsynth.Ledger(folder / "ledger.db"), Log()
     caplog.clear()
     with caplog.at_level(logging.DEBUG):
         synth = fit_rows(
             read(table),
-            settings,
+            replay_settings(3),
             unit=unit,
             max_rows=4 if unit else None,
             ledger=ledger,

@@ -19,9 +19,8 @@ from dpsynth.console import SilentProgress
 from dpsynth.privacy.audit import Recorder, Replay
 from dpsynth.privacy.noise import Noise
 from dpsynth.sources import read
-from dpsynth.split import Split
-from dpsynth.synthesize import Settings, _generator, _public_randomness, fit_rows
-from tests.conftest import mixed_table
+from dpsynth.synthesize import fit_rows
+from tests.conftest import mixed_table, replay_settings
 
 
 def independent_epsilon(entries: list[dict[str, float]], delta: float) -> float:
@@ -53,22 +52,9 @@ def test_the_statements_epsilon_is_the_sum_of_the_ledgers_events(unit: str | Non
 
 def replayed(table: pd.DataFrame, witness: Recorder | Replay, tmp_path: Path, name: str, unit: str | None) -> None:
     """One run of the flow under the same insecure randomness, with a witness at the door."""
-    with pytest.warns(UserWarning, match="NOT PRIVATE"):
-        seed, key = _public_randomness(17)
-    settings = Settings(
-        epsilon=2.0,
-        delta=1e-5,
-        schema=None,
-        generator=_generator("auto"),
-        gate=dpsynth.Gate(),
-        split=Split(),
-        device="cpu",
-        seed=seed,
-        key=key,
-    )
     fit_rows(
         read(table),
-        settings,
+        replay_settings(17),
         unit=unit,
         max_rows=4 if unit else None,
         ledger=dpsynth.Ledger(tmp_path / f"{name}.db"),
