@@ -95,11 +95,14 @@ def _line(
 
 
 def _settled(cells: LineCells, known: FloatArray, sigma: float, tentative: Collection[float]) -> FloatArray:
-    """Counts with those of guessed atoms that do not stand out given to the interval that holds their value."""
+    """Counts with those of guessed atoms that do not stand out given to the interval next to them towards zero, which holds
+    their value or ends at it: a cap such as 99999 must not make what lies beyond it look occupied."""
     out = known.copy()
     atoms = np.flatnonzero(cells.low == cells.high)
     for atom in atoms[np.isin(cells.low[atoms], list(tentative)) & (known[atoms] <= STANDS_OUT * sigma)]:
-        around = np.flatnonzero((cells.low <= cells.low[atom]) & (cells.high > cells.low[atom]))
+        value = cells.low[atom]
+        below = np.flatnonzero((cells.high == value) & (cells.low < value)) if value > 0 else np.zeros(0, np.int64)
+        around = below if len(below) else np.flatnonzero((cells.low <= value) & (cells.high > value))
         if len(around):
             out[around[0]] += out[atom]
             out[atom] = 0.0

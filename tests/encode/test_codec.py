@@ -231,6 +231,13 @@ def test_a_guessed_atom_that_does_not_stand_out_goes_back_to_its_interval() -> N
     assert bought.shares[1] == pytest.approx(12 / 1612)
 
 
+def test_a_cap_that_does_not_stand_out_leaves_what_lies_beyond_it_empty() -> None:
+    cells = LineCells("x", "number", (99.0,), (0.0, 50.0, 99.0, 200.0), 1.0)  # [0, 50), [50, 99), 99, [99, 200)
+    counts = np.array([900.0, 300.0, 18.0, 2.0, 0.0])
+    codec = codec_from(cells, counts, 5.0, at_most=8, nullable=False, tentative={99.0})
+    assert codec.shares[2] == 0 and codec.shares[3] == 0 and codec.shares[1] == pytest.approx(318 / 1218)
+
+
 def test_a_group_that_holds_nothing_decodes_to_its_neighbours() -> None:
     cells = LineCells("x", "number", (0.0, 1.0, 2.0, 3.0), (), 1.0)
     codec = codec_from(cells, np.array([500.0, -3.0, -2.0, 500.0, 0.0]), 1.0, at_most=4, nullable=False, trim=False)
