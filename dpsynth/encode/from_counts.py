@@ -83,6 +83,8 @@ def _line(
     first, last = (
         occupied_span(known, sigma, growth=OVER_INTERVALS if cells.edges else OVER_WHOLE) if trim else (0, len(known))
     )
+    if trim and cells.edges:
+        first, last = _cut_at_atoms(cells, known, sigma, first, last)
     inside = (place >= first) & (place < last)
     known = np.where(inside, known, 0.0)
     groups = line_groups(np.maximum(known, 0.0), at_most)
@@ -92,6 +94,18 @@ def _line(
         expected = np.where(inside, expected_shares(cells.low, cells.high, *coarse), 0.0)
         weights = smooth(known, expected, groups, sigma)
     return weights, _joined(groups, weights)
+
+
+def _cut_at_atoms(cells: LineCells, known: FloatArray, sigma: float, first: int, last: int) -> tuple[int, int]:
+    """A span whose ends go no further than its outermost atoms where nothing is to be seen beyond those: it was the atom
+    that made a run across it significant."""
+    atoms = first + np.flatnonzero((cells.low == cells.high)[first:last])
+    if len(atoms):
+        need = OVER_INTERVALS.deviations * sigma
+        above, below = known[atoms[-1] + 1 : last], known[first : atoms[0]]
+        last = last if above.sum() > need * np.sqrt(len(above)) else int(atoms[-1]) + 1
+        first = first if below.sum() > need * np.sqrt(len(below)) else int(atoms[0])
+    return first, last
 
 
 def _settled(cells: LineCells, known: FloatArray, sigma: float, tentative: Collection[float]) -> FloatArray:

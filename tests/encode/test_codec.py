@@ -238,6 +238,15 @@ def test_a_cap_that_does_not_stand_out_leaves_what_lies_beyond_it_empty() -> Non
     assert codec.shares[2] == 0 and codec.shares[3] == 0 and codec.shares[1] == pytest.approx(318 / 1218)
 
 
+def test_a_run_across_an_atom_ends_at_it_where_nothing_is_seen_beyond() -> None:
+    cells = LineCells("x", "number", (99.0,), (0.0, 50.0, 99.0, 200.0), 1.0)
+    counts = np.array([900.0, 300.0, 24.0, 10.0, 0.0])  # 24 stands out of noise of 5, and so do 24 and 10 together
+    codec = codec_from(cells, counts, 5.0, at_most=8, nullable=False)
+    assert codec.shares[2] > 0 and codec.shares[3] == 0
+    seen = codec_from(cells, np.array([900.0, 300.0, 24.0, 40.0, 0.0]), 5.0, at_most=8, nullable=False)
+    assert seen.shares[3] > 0
+
+
 def test_a_group_that_holds_nothing_decodes_to_its_neighbours() -> None:
     cells = LineCells("x", "number", (0.0, 1.0, 2.0, 3.0), (), 1.0)
     codec = codec_from(cells, np.array([500.0, -3.0, -2.0, 500.0, 0.0]), 1.0, at_most=4, nullable=False, trim=False)
