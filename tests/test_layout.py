@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 LINKED = ("models", "privacy")
 # For the models that train with DP-SGD, for SDV's users, and Presidio's other half; nothing of this version imports them.
-NOT_IMPORTED_YET = {"opacus", "presidio-anonymizer", "sdv", "transformers"}
+NOT_IMPORTED_YET = {"presidio-anonymizer", "sdv", "transformers"}
 OPTIONAL = {"polars"}  # imported only where a polars frame was passed in
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 600, 80
 

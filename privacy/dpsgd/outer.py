@@ -1,0 +1,117 @@
+"""Per-unit gradients of a matrix, kept as factors.
+
+The gradient of a linear layer's weight for one unit is a sum of outer products, one for each position (each token of each of the
+unit's rows, each call of the layer):  sum over p of  left[p] (x) right[p].  Its norm needs the factors alone,
+
+    |sum_p left_p (x) right_p|^2  =  sum over p, q of  (left_p . left_q) (right_p . right_q)
+
+(Li, Tramer, Liang, Hashimoto, "Large Language Models Can Be Strong Differentially Private Learners", 2022: ghost clipping), and
+so does the sum of the clipped gradients: one matrix product (Bu, Wang, Zha, Karypis, "Differentially Private Optimization on Large
+Model at Small Cost", 2023: book-keeping). An embedding's left factors are one-hot vectors, kept as indices; a matrix that is both an
+embedding and an output layer has factors of both kinds, and their inner products are the terms that tie them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+# The norm from inner products is rounded up by this share of the largest value that rounding can have come from: where terms cancel,
+# a rounded norm must not be smaller than the gradient is.
+_ROUNDING = 2.0**-22
+# Per-unit gradients are written out where that is less work than their inner products, up to this many numbers at once.
+_WRITTEN_OUT = 2**26
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outer:
+    """left: float (units, positions, n), or int64 (units, positions): the one-hot rows of a matrix with n rows.
+    right: float (units, positions, m). The matrix has shape (n, m)."""
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def indexed(self) -> bool:
+        return self.left.dim() == 2
+
+
+def merged(parts: Iterable[Outer]) -> list[Outer]:
+    """The same gradient with all positions of a kind together: at most one part with vectors and one with indices."""
+    out = []
+    for indexed in (False, True):
+        alike = [part for part in parts if part.indexed == indexed]
+        if len(alike) == 1:
+            out += alike
+        elif alike:
+            out.append(Outer(torch.cat([p.left for p in alike], 1), torch.cat([p.right for p in alike], 1)))
+    return out
+
+
+def better_written_out(parts: list[Outer]) -> bool:
+    """Whether the units' gradients are smaller than what their inner products take."""
+    if len(parts) != 1 or parts[0].indexed:
+        return False
+    units, positions, n = parts[0].left.shape
+    m = parts[0].right.shape[2]
+    return positions * (n + m) > n * m and units * n * m <= _WRITTEN_OUT
+
+
+def written_out(part: Outer, shape: torch.Size) -> Tensor:
+    """The units' gradients, shape (units, n, m)."""
+    if not part.indexed:
+        return torch.bmm(part.left.transpose(1, 2), part.right)
+    units, positions = part.left.shape
+    out = part.right.new_zeros(units, *shape)
+    unit = torch.arange(units, device=out.device).repeat_interleave(positions)
+    return out.index_put_((unit, part.left.reshape(-1)), part.right.reshape(-1, shape[1]), accumulate=True)
+
+
+def squared_norm(parts: list[Outer]) -> Tensor:
+    """|gradient|^2 of each unit, shape (units,), never below the true one by more than float32 rounds a single product."""
+    if len(parts) == 1 and not parts[0].indexed and parts[0].left.shape[1] == 1:
+        left, right = parts[0].left, parts[0].right
+        return left.square().sum((1, 2)) * right.square().sum((1, 2))
+    total = torch.stack([_inner(part, part) for part in parts]).sum(0)
+    for one, other in combinations(parts, 2):
+        total = total + 2 * _inner(one, other)
+    most = torch.stack([_sum_of_norms(part) for part in parts]).sum(0).square()
+    return total.clamp_min(0.0) + _ROUNDING * most
+
+
+def _inner(one: Outer, other: Outer) -> Tensor:
+    """Inner product of two parts' gradients, for each unit."""
+    right = torch.bmm(one.right, other.right.transpose(1, 2))
+    if one.indexed and other.indexed:
+        left = (one.left[:, :, None] == other.left[:, None, :]).to(right.dtype)
+    elif one.indexed:
+        return _inner(other, one)
+    elif other.indexed:
+        left = one.left.gather(2, other.left[:, None, :].expand(-1, one.left.shape[1], -1))
+    else:
+        left = torch.bmm(one.left, other.left.transpose(1, 2))
+    return (left * right).sum((1, 2))
+
+
+def _sum_of_norms(part: Outer) -> Tensor:
+    right = part.right.norm(dim=2)
+    return (right if part.indexed else part.left.norm(dim=2) * right).sum(1)
+        return summed
+
+
+def weighted_sum(part: Outer, weights: Tensor, shape: torch.Size) -> Tensor:
+    """Sum over units of weight * gradient, shape (n, m)."""
+    right = (part.right * weights[:, None, None]).reshape(-1, part.right.shape[2])
+    if part.indexed:
+        return torch.zeros(shape, device=right.device).index_add(0, part.left.reshape(-1), right)
+    return torch.mm(part.left.reshape(-1, part.left.shape[2]).t(), right)
+
+
+def cleaned(part: Outer, good: Tensor) -> Outer:
+    """The factors without those of units whose gradient is not finite: 0 times NaN is NaN."""
+    right = torch.where(good[:, None, None], part.right, 0.0)
+    return Outer(part.left if part.indexed else torch.where(good[:, None, None], part.left, 0.0), right)
