@@ -98,9 +98,8 @@ def _inner(one: Outer, other: Outer) -> Tensor:
 
 
 def _sum_of_norms(part: Outer) -> Tensor:
-    right = part.right.norm(dim=2)
-    return (right if part.indexed else part.left.norm(dim=2) * right).sum(1)
-        return summed
+    norms: Tensor = part.right.norm(dim=2)
+    return norms.sum(1) if part.indexed else (part.left.norm(dim=2) * norms).sum(1)
 
 
 def weighted_sum(part: Outer, weights: Tensor, shape: torch.Size) -> Tensor:
