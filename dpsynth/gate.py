@@ -8,9 +8,8 @@ afterwards reads no private row.
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +19,7 @@ from dpsynth.encode.codec import Codec
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.privacy.table import PrivateTable
+from dpsynth.split import pairs_looked_at
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ class Gate:
 class GateMeasurement:
     """What the slice bought: noisy distances between the rows and the reference table, by column.
 
-    tv1 / tv2: TVD of the column's table / mean TVD of its tables with each other column.  sigma: noise sd of each value.
+    tv1 / tv2: TVD of the column's table / mean TVD of its tables with each other column (with some, where there are many).  sigma: noise sd of each value.
     floor1 / floor2: what chance alone would give, from the synthetic table.  All under DP.
     """
 
@@ -119,25 +119,35 @@ def measure(
     reference: coded rows of the table that will be released, shape (n, columns).  weights: units that each row stands for,
     shape (n,), adding up to the noisy number of units.
     """
+    from scipy.sparse import coo_array
+
     d = len(codecs)
-    queries = [(a,) for a in range(d)] + list(itertools.combinations(range(d), 2))
-    tables = [_table(codecs, reference, weights, query) for query in queries]
-    # d answers on columns, weighted to count as much as the d sums over d - 1 pairs each.
-    counted = np.array([[max(d - 1, 1) if q == (a,) else 0 for q in queries] for a in range(d)], np.int64)
-    paired = np.array([[int(len(q) == 2 and a in q) for q in queries] for a in range(d)], np.int64)
-    asked = counted if d == 1 else np.concatenate([counted, paired])
+    queries = _queries(d)
+    partners = max(2 * (len(queries) - d) // d, 1)
+    # d answers on columns, weighted to count as much as the d sums over the pairs with each of a column's partners.
+    asked = [(a, a, partners) for a in range(d)] + [
+        (d + a, i, 1) for i, q in enumerate(queries) if len(q) == 2 for a in q
+    ]
+    rows, columns, entries = np.array(asked, np.int64).T
+    floors: list[float] = []
+
+    def tables() -> Iterator[FloatArray]:
+        for query in queries:
+            counts = _table(codecs, reference, weights, query)
+            floors.append(0.5 * math.sqrt(2 / math.pi) * float(np.sqrt(counts).sum()) / n)
+            yield counts
+
+    n = float(weights.sum())
     measured = table.distances(
         [[codecs[a] for a in query] for query in queries],
-        tables,
-        weights=asked,
+        tables(),
+        weights=coo_array((entries, (rows, columns)), shape=(d if d == 1 else 2 * d, len(queries))).tocsr(),
         mu_squared=mu_squared,
         stage="gate",
         label="distances of columns and pairs from the synthetic table",
     )
-    n = float(weights.sum())
-    to_tv = 1 / (2 * n * max(d - 1, 1))
+    to_tv = 1 / (2 * n * partners)
     values = measured.values * to_tv
-    floors = [0.5 * math.sqrt(2 / math.pi) * float(np.sqrt(t / n).sum()) / math.sqrt(n) for t in tables]
     return GateMeasurement(
         gate=gate,
         columns=tuple(c.column for c in codecs),
@@ -226,7 +236,13 @@ def drift(
     def mean(queries: list[tuple[int, ...]]) -> float:
         return float(np.mean([_distance(codecs, first, second, weights, q) for q in queries])) if queries else 0.0
 
-    return mean([(a,) for a in range(d)]), mean(list(itertools.combinations(range(d), 2)))
+    queries = _queries(d)
+    return mean(queries[:d]), mean(queries[d:])
+
+
+def _queries(d: int) -> list[tuple[int, ...]]:
+    """The columns, then the pairs that are looked at: others than those that the model was selected from, where not all are."""
+    return [*((a,) for a in range(d)), *pairs_looked_at(d, seed=1)]
 
 
 def _distance(

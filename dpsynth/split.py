@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from dpsynth.encode.from_counts import MAX_LABELS
 from dpsynth.encode.grid import groups_worth, intervals_worth
 from dpsynth.privacy.accounting import Cost, gaussian_epsilon
@@ -47,6 +49,8 @@ PHASES: dict[str, Phase] = {
 }
 # A column of numbers with at most this many whole values has a cell for each (as in `learn`).
 WHOLE = 512
+# Pairs of columns looked at: all of them up to 200 columns.
+MAX_PAIRS = 20_000
 # A count column whose noise is more than this share of all units tells little.
 LITTLE = 0.05
 _SHOWN = 12
@@ -68,6 +72,23 @@ class Split:
         shares = [getattr(self, f.name) for f in fields(self)]
         if any(not 0 < s < 1 for s in shares) or sum(shares) >= 1:
             raise PrivacyError("each share of the split must be above 0, and all together below 1")
+
+
+def pairs_looked_at(d: int, *, seed: int = 0) -> list[tuple[int, int]]:
+    """Pairs (a, b), a < b, of d columns that a table is asked about: all of them, or `MAX_PAIRS` where there are more.
+
+    Half of those are of columns that stand next to each other or nearly so, as related ones often do; the others are of
+    columns a random distance apart (by `seed`, the same for every table). Each column has equally many partners. More pairs
+    would take longer to count and put more noise on each.
+    """
+    if d * (d - 1) // 2 <= MAX_PAIRS:
+        return list(itertools.combinations(range(d), 2))
+    offsets = max(MAX_PAIRS // d, 2)
+    near = offsets // 2
+    far = np.random.default_rng(seed).choice(np.arange(near + 1, (d + 1) // 2), offsets - near, replace=False)
+    return sorted(
+        (min(a, b), max(a, b)) for k in (*range(1, near + 1), *far.tolist()) for a in range(d) for b in [(a + k) % d]
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -260,7 +281,7 @@ def _queries(schema: Schema) -> dict[str, int]:
         "schema": sum(_unknowns(c) for c in modelled),
         "vocabulary": sum(c.categories is None and c.kind != "boolean" for c in modelled),
         "one-way": d,
-        "selection": d * (d - 1) // 2,
+        "selection": len(pairs_looked_at(d)),
         "pairs": max(d - 1, 0),
         "gate": 2 * d if d > 1 else 0,
     }

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ import numpy.typing as npt
 from dpsynth.privacy.errors import PrivacyError
 
 IntArray = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.integer[Any]]  # of the smallest type that holds them: those of all columns are kept
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -136,7 +137,7 @@ class MemorySource:
         self.unit, self.max_rows = unit, max_rows
         self.scale = 1 if units is None else unit_scale(max_rows)
         self._columns = dict(columns)
-        self._encoded: dict[Coding, IntArray] = {}
+        self._encoded: dict[Coding, Codes] = {}
         n = len(row_hashes)
         self._units = np.arange(n) if units is None else units
         self._weights: IntArray | None = None
@@ -156,7 +157,18 @@ class MemorySource:
         return tuple(name for name in self._columns if name != ROWS_PER_UNIT)
 
     def count(self, queries: Sequence[Sequence[Coding]]) -> list[IntArray]:
-        return [self._count(tuple(query)) for query in queries]
+        out = []
+        outer: Sequence[Coding] = ()
+        places = self._places((), 1)
+        for query in queries:
+            if (
+                not query or query[:-1] != outer
+            ):  # queries that differ in the last coding alone share what comes before it
+                outer = query[:-1]
+                places = self._places(outer, math.prod(c.size for c in outer))
+            size = math.prod(c.size for c in query)
+            out.append(self._tally(self._joined(places, query[-1], size) if query else places, size, slice(None)))
+        return out
 
     def count_values(self, column: str) -> tuple[npt.NDArray[np.object_], IntArray]:
         cells = self._columns[column]
@@ -183,27 +195,41 @@ class MemorySource:
         self._encoded = {coding: codes for coding, codes in self._encoded.items() if coding.column != column}
 
     def stream(self, codings: Sequence[Coding]) -> Iterator[tuple[IntArray, IntArray]]:
-        codes = np.stack([self._codes(c) for c in codings], axis=1) if codings else np.zeros((len(self._units), 0), int)
-        for start in range(0, len(codes), 2**16):
-            yield codes[start : start + 2**16], self._units[start : start + 2**16]
+        for start in range(0, len(self._units), 2**16):
+            rows = slice(start, start + 2**16)
+            chunk = [self._codes(c)[rows].astype(np.int64) for c in codings]
+            units = self._units[rows]
+            yield np.stack(chunk, axis=1) if chunk else np.zeros((len(units), 0), np.int64), units
 
-    def _count(self, query: tuple[Coding, ...]) -> IntArray:
-        flat = np.zeros(len(self._units), np.int64)
+    def _places(self, query: Sequence[Coding], size: int) -> Codes:
+        """Each row's place in the query's table of `size` cells, flat in C order."""
+        places: Codes = np.zeros(len(self._units), _narrowest(size))
         for coding in query:
-            flat = flat * coding.size + self._codes(coding)
-        return self._tally(flat, math.prod(c.size for c in query), slice(None))
+            places = self._joined(places, coding, size)
+        return places
 
-    def _tally(self, codes: IntArray, size: int, rows: npt.NDArray[np.bool_] | slice) -> IntArray:
+    def _joined(self, places: Codes, coding: Coding, size: int) -> Codes:
+        """Places in a table that another coding makes longer, to `size` cells at most."""
+        joined: Codes = places.astype(_narrowest(size)) * coding.size + self._codes(coding)
+        return joined
+
+    def _tally(self, codes: Codes, size: int, rows: npt.NDArray[np.bool_] | slice) -> IntArray:
         """Sum of the rows' weights for each code."""
         if self._weights is None:
             return np.bincount(codes, minlength=size).astype(np.int64)
         # Sums of integers in float64 are exact below 2^53, far above rows x scale.
         return np.rint(np.bincount(codes, weights=self._weights[rows], minlength=size)).astype(np.int64)
 
-    def _codes(self, coding: Coding) -> IntArray:
+    def _codes(self, coding: Coding) -> Codes:
         if coding not in self._encoded:
-            self._encoded[coding] = coding.encode(self._columns[coding.column])
+            codes = coding.encode(self._columns[coding.column])
+            self._encoded[coding] = codes.astype(_narrowest(coding.size))
         return self._encoded[coding]
+
+
+def _narrowest(size: int) -> np.dtype[np.integer[Any]]:
+    """The smallest type for codes below `size` and for `size` itself."""
+    return np.min_scalar_type(size) if size < 2**32 else np.dtype(np.int64)
 
 
 def _keep(units: IntArray, row_hashes: npt.NDArray[np.uint64], max_rows: int) -> IntArray:

@@ -7,10 +7,11 @@ share of the run's squared Gaussian-DP parameter (`mu_squared`); the noise follo
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -19,6 +20,12 @@ from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import Event, Gaussian, StabilityHistogram
 from dpsynth.privacy.noise import Noise
 from dpsynth.privacy.source import Coding, CountingSource, FloatArray, IntArray, Rewrite
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+# Cells of exact tables that are held at a time, 8 bytes each.
+BATCH_CELLS = 2**21
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -108,34 +115,37 @@ class PrivateTable:
     def distances(
         self,
         queries: Sequence[Sequence[Coding]],
-        targets: Sequence[FloatArray],
+        targets: Iterable[FloatArray],
         *,
-        weights: IntArray,
+        weights: IntArray | csr_array[Any],
         mu_squared: float,
         stage: str,
         label: str,
     ) -> Measurement:
         """Noisy weighted sums of L1 distances between private tables and public ones.
 
-        queries: Q sets of codings.  targets: Q public tables in units, flat in C order.  weights: integers >= 0 of shape
-        (G, Q); answer g is sum_q weights[g, q] |exact_q - target_q|_1 (in units).  Returns G values.
+        queries: Q sets of codings.  targets: Q public tables in units, flat in C order; taken a few at a time, so that they may
+        be made as they are needed.  weights: integers >= 0 of shape (G, Q), dense or sparse; answer g is sum_q weights[g, q] |exact_q - target_q|_1 (in units).  Returns G values.
 
         Sensitivity: one unit moves each table by at most `scale` in L1, so each distance by at most `scale`; answer g by
         at most scale * sum_q weights[g, q], and all together by the root of the sum of their squares in L2. Targets are
         rounded to integers on the counts' grid, so the answers are integers.
         """
         scale = self._source.scale
-        sensitivity = scale * math.sqrt(float((weights.sum(axis=1).astype(np.float64) ** 2).sum()))
+        totals = np.asarray(weights.sum(axis=1), np.float64)
+        sensitivity = scale * math.sqrt(float((totals**2).sum()))
         sigma = self._sigma(sensitivity, mu_squared)
         self._charge_gaussian(stage, label, sensitivity, sigma)
+        left = iter(targets)
         exact = np.array(
             [
-                np.abs(self._source.count([query])[0] - np.rint(target * scale).astype(np.int64)).sum()
-                for query, target in zip(queries, targets, strict=True)
+                np.abs(counts - np.rint(target * scale).astype(np.int64)).sum()
+                for batch in _batches(queries)
+                for counts, target in zip(self._source.count(batch), itertools.islice(left, len(batch)), strict=True)
             ],
             np.int64,
         )
-        return self._noisy(f"{stage}/{label}", weights @ exact, sensitivity, sigma)
+        return self._noisy(f"{stage}/{label}", np.asarray(weights @ exact), sensitivity, sigma)
 
     def distinct(self, columns: Sequence[str], *, mu_squared: float, stage: str) -> list[Measurement]:
         """Noisy number of different values in each column. One unit moves it by at most its rows, `max_rows`."""
@@ -203,3 +213,16 @@ class PrivateTable:
         if self._witness is not None:
             noisy = self._witness.answer(label, exact, sensitivity, noisy)
         return Measurement(values=noisy / self._source.scale, sigma=sigma / self._source.scale)
+
+
+def _batches(queries: Sequence[Sequence[Coding]]) -> Iterator[Sequence[Sequence[Coding]]]:
+    """Runs of queries whose tables hold at most `BATCH_CELLS` together (a larger table is a run of its own)."""
+    start, cells = 0, 0
+    for i, query in enumerate(queries):
+        size = math.prod(c.size for c in query)
+        if i > start and cells + size > BATCH_CELLS:
+            yield queries[start:i]
+            start, cells = i, 0
+        cells += size
+    if start < len(queries):
+        yield queries[start:]

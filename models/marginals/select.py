@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -12,6 +11,7 @@ from dpsynth.encode.codec import Codec
 from dpsynth.models.marginals.junction_tree import build
 from dpsynth.privacy.source import FloatArray
 from dpsynth.privacy.table import PrivateTable
+from dpsynth.split import pairs_looked_at
 
 Pair = tuple[int, int]
 
@@ -26,17 +26,19 @@ def dependence(
     n_units: float,
     mu_squared: float,
 ) -> dict[Pair, float]:
-    """Noisy L1 distance of every pair's table from independence, in units.
+    """Noisy L1 distance of each pair's table from independence, in units (of the pairs that are looked at).
 
     One vector query: a unit moves each distance by at most 1, so the whole by sqrt(pairs) in L2. The independence tables
     are products of noisy one-way shares, public by now.
     """
-    pairs = list(itertools.combinations(range(len(codecs)), 2))
+    from scipy.sparse import eye_array
+
+    pairs = pairs_looked_at(len(codecs))
     shares = [c.group_shares for c in codecs]
     measured = table.distances(
         [[codecs[a], codecs[b]] for a, b in pairs],
-        [n_units * np.outer(shares[a], shares[b]).ravel() for a, b in pairs],
-        weights=np.eye(len(pairs), dtype=np.int64),
+        (n_units * np.outer(shares[a], shares[b]).ravel() for a, b in pairs),
+        weights=eye_array(len(pairs), dtype=np.int64, format="csr"),
         mu_squared=mu_squared,
         stage="selection",
         label="distance of each pair from independence",

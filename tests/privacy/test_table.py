@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from dpsynth.encode.cells import LabelCells, LineCells
 from dpsynth.privacy.accounting import Cost, cost_of
@@ -111,6 +112,54 @@ def test_distances_are_the_l1_distances_with_the_sensitivity_of_their_weights() 
     )
     assert m.values == pytest.approx([1.0, 6.0], abs=0.01)
     assert table.account.events[0].sensitivity == pytest.approx(math.sqrt(1 + 9))
+
+
+def test_distances_are_the_same_in_any_batches_with_targets_made_on_the_way_and_sparse_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(1)
+    colours, sizes = rng.integers(-1, 3, 200).tolist(), rng.integers(1, 4, 200).astype(float).tolist()
+    queries = [[COLOURS, SIZES], [COLOURS], [SIZES], [SIZES, COLOURS], [COLOURS, SIZES]]
+    targets = [rng.random(math.prod(c.size for c in q)) * 30 for q in queries]
+    weights = rng.integers(0, 3, (4, len(queries)))
+    answers = []
+    for cells in (2**21, 16, 1):
+        monkeypatch.setattr("dpsynth.privacy.table.BATCH_CELLS", cells)
+        for asked in (weights, csr_array(weights)):
+            m = private(source(colours, sizes), mu_squared=1e12).distances(
+                queries, (t for t in targets), weights=asked, mu_squared=1e8, stage="s", label="l"
+            )
+            answers.append(m.values)
+    by_hand = [
+        np.abs(c - np.rint(t)).sum() for c, t in zip(source(colours, sizes).count(queries), targets, strict=True)
+    ]
+    assert all(a == pytest.approx(weights @ by_hand, abs=0.01) for a in answers)
+    with pytest.raises(ValueError, match="zip"):  # a target short
+        private(source(colours, sizes)).distances(
+            queries, iter(targets[:-1]), weights=weights, mu_squared=0.1, stage="s", label="l"
+        )
+
+
+@pytest.mark.parametrize("size", [1, 2, 127, 128, 254, 255, 256, 257, 65_535, 65_536, 65_537])
+def test_counts_are_right_however_many_codes_there_are(size: int) -> None:
+    """Codes are kept in the smallest type that holds them; places in a table of two or three columns need a larger one."""
+    rng = np.random.default_rng(size)
+    rows = rng.integers(0, size, 300)
+    few = rng.integers(0, 3, 300)
+    src = MemorySource(
+        {"many": Numbers(rows.astype(float)), "few": Numbers(few.astype(float))},
+        row_hashes=np.arange(300, dtype=np.uint64),
+    )
+    many = LineCells("many", "number", tuple(map(float, range(size))), (), 1.0)
+    three = LineCells("few", "number", (0.0, 1.0, 2.0), (), 1.0)
+    queries = [[many, three], [many], [], [three, many], [three, three], [many, three, three]]
+    expected = [[rows, few], [rows], [], [few, rows], [few, few], [rows, few, few]]
+    for query, columns, counted in zip(queries, expected, src.count(queries), strict=True):
+        shape = [c.size for c in query]
+        flat = np.ravel_multi_index(columns, shape) if columns else np.zeros(300, int)
+        assert np.array_equal(counted, np.bincount(flat, minlength=math.prod(shape)))
+    streamed = np.concatenate([codes for codes, _ in src.stream([many, three])])
+    assert np.array_equal(streamed, np.stack([rows, few], axis=1))
 
 
 def test_a_distance_moves_by_no_more_than_its_sensitivity_whoever_leaves() -> None:
