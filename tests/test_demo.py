@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -25,13 +26,16 @@ def test_the_demos_table_is_the_survey_with_made_up_people_in_front() -> None:
 @pytest.mark.slow
 def test_the_demo_runs_beats_independent_columns_and_can_be_run_again(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from dpsynth.cli import main; main()"]
-    done = subprocess.run(
-        [*command, "demo", "-o", "d", "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    fidelity = json.loads(done.stdout)["fidelity"]
-    assert fidelity["synthetic"]["tv2"] < 0.85 * fidelity["floor"]["tv2"]
-    assert fidelity["synthetic"]["association"] < 0.7 * fidelity["floor"]["association"]
+    runs = []
+    for folder in ("d", "d2", "d3"):  # the noise differs from run to run: the median is judged, not one draw
+        done = subprocess.run(
+            [*command, "demo", "-o", folder, "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        runs.append(json.loads(done.stdout)["fidelity"])
+    for measure, at_most in (("tv2", 0.85), ("association", 0.7)):
+        floor = runs[0]["floor"][measure]
+        assert statistics.median(run["synthetic"][measure] for run in runs) < at_most * floor
     again = subprocess.run([*command, "demo", "-o", "d"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
     assert "What is promised" in again.stdout

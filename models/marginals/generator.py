@@ -37,7 +37,7 @@ class Marginals:
     structure: Literal["dense", "tree"] = "dense"
     max_cells: int = 100_000
     regularisation: float | None = None
-    iterations: int = 120
+    iterations: int = 250
 
     def __post_init__(self) -> None:
         if self.structure not in ("dense", "tree") or self.max_cells < 1:
