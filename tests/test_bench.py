@@ -1,0 +1,109 @@
+"""The benchmark's scorer on tables whose distances are known."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+BENCH = Path(__file__).parent.parent / "bench"
+
+
+@pytest.fixture(scope="module")
+def bench() -> Any:
+    """The modules of bench/, which is a folder of scripts, not a package."""
+    sys.path.insert(0, str(BENCH))
+    try:
+        import books
+        import score
+        import tabular
+
+        yield type("bench", (), {"books": books, "score": score, "tabular": tabular})
+    finally:
+        sys.path.remove(str(BENCH))
+
+
+@pytest.fixture(scope="module")
+def book(bench: Any) -> Any:
+    field = bench.books.Field
+    return bench.books.Book(
+        "made",
+        target="label",
+        positive="yes",
+        fields=(
+            field("number", "numeric", lower=0, upper=100),
+            field("label", "categorical", categories=("yes", "no")),
+            field("maybe", "categorical", categories=("a", "b"), nullable=True),
+        ),
+    )
+
+
+def rows(n: int = 400, seed: int = 0) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    number = rng.integers(0, 101, n).astype(float)
+    maybe = np.array(["a", "b", None], dtype=object)[rng.integers(0, 3, n)]
+    return pd.DataFrame({"number": number, "label": np.where(number > 50, "yes", "no").astype(object), "maybe": maybe})
+
+
+def test_a_table_is_at_no_distance_from_itself(bench: Any, book: Any) -> None:
+    table = rows()
+    got = bench.score.score(table, rows(seed=1), table, book)
+    assert [got[k] for k in ("tv1_train", "tv2_train", "tv3_train", "tv1q_train", "tv2q_train", "invalid")] == [0.0] * 6
+    assert got["accuracy"] == got["copies_train"] == got["auc"] == got["quality"] == 1.0
+    assert got["tv1_holdout"] > 0
+
+
+def test_distances_are_what_they_are_by_hand(bench: Any, book: Any) -> None:
+    table = rows()
+    turned = table.assign(label=table["label"].map({"yes": "no", "no": "yes"}))
+    got = bench.score.score(table, table, turned, book, heavy=False)
+    apart = abs(2 * float((table["label"] == "yes").mean()) - 1)
+    assert got["tv1_train"] == pytest.approx(apart / 3)
+    # In the 20 bins of 5, only the one of 50 to 55 holds both labels; (number, label) agrees there alone, (label, maybe) elsewhere.
+    edge = table["number"].between(50, 54)
+    mixed = edge.mean() - abs((edge & (table["label"] == "yes")).mean() - (edge & (table["label"] == "no")).mean())
+    shares = [pd.crosstab(t["label"], t["maybe"].fillna("?")) / len(t) for t in (table, turned)]
+    labels_maybe = float((shares[0] - shares[1]).abs().to_numpy().sum()) / 2
+    assert got["tv2_train"] == pytest.approx((1 - mixed + 0 + labels_maybe) / 3)
+
+
+def test_cells_outside_the_book_are_counted_and_mended(bench: Any, book: Any) -> None:
+    table = rows()
+    bad = table.copy()
+    bad.loc[:9, "number"] = 300.0
+    bad.loc[:4, "label"] = "perhaps"
+    bad.loc[:2, "maybe"] = None  # may be missing
+    tidied, share = bench.score.tidy(bad, book)
+    assert share == pytest.approx(15 / (3 * len(table)))
+    assert tidied["number"].max() == 100 and tidied["label"].isna().sum() == 5
+
+
+def test_accuracy_bins_are_deciles_or_the_values_themselves(bench: Any) -> None:
+    starts = bench.score._accuracy_starts
+    assert starts(np.repeat([1.0, 5.0, 9.0], 50)).tolist() == [1.0, 5.0, 9.0]
+    assert starts(np.arange(1001.0)).tolist() == [0, 100, 200, 300, 400, 500, 600, 700, 800, 900]
+    spiked = np.sort(np.concatenate([np.zeros(900), np.arange(1.0, 101.0)]))
+    assert len(starts(spiked)) >= 10  # although nine deciles are the same
+
+
+@pytest.mark.slow
+def test_a_fit_runs_by_itself_and_is_measured(bench: Any, book: Any, tmp_path: Path) -> None:
+    """One command of the benchmark, end to end: process, figures, summary, plot."""
+    args = type("args", (), {"limit": 120.0, "peers": None})
+    synthetic, took = bench.tabular._synthesize("dpsynth-mst", rows(), book, 1.0, args)
+    assert synthetic is not None and len(synthetic) == 400
+    assert 0 < took["fit_cpu"] < took["cpu"] and took["peak_mb"] > 50
+    record = {"table": "made", "model": "dpsynth-mst", "epsilon": 1.0, "run": 0} | took
+    record |= bench.score.score(rows(), rows(seed=1), synthetic, book, heavy=False)
+    assert "| made | 1 | dpsynth-mst | 1 |" in bench.tabular.summary([record])
+    missing, failed = bench.tabular._synthesize("dpsynth-nosuch", rows(), book, 1.0, args)
+    assert missing is None and "model must be one of" in failed["failed"]
+
+
+def test_a_fit_that_takes_too_long_is_ended(bench: Any, tmp_path: Path) -> None:
+    took = bench.tabular._run([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log", 0.3)
+    assert took["status"] != 0 and took["cpu"] < 5
