@@ -48,8 +48,18 @@ MECHANISM = {
     "floating_point": "no floating-point number depends on a row: counts and noise are whole numbers, and drawn exactly",
     "side_channels": "time, memory and energy of the run are not covered; nothing of it leaves with a release",
 }
+# In place of the above, where a model was trained by DP-SGD.
+_FLOATING_GRADIENTS = (
+    "gradients are float32: each unit's is clipped a thousandth short of the clipping norm, which pays for rounding; their sum is "
+    "rounded to whole numbers, and the noise on it is whole numbers, drawn exactly; counts never are floating-point numbers"
+)
 _ROUNDED = "Gaussian rounded to whole numbers on whole-number counts: post-processing of the Gaussian mechanism"
-NOISE = {"gaussian": _ROUNDED, "stability-histogram": _ROUNDED}
+NOISE = {
+    "gaussian": _ROUNDED,
+    "stability-histogram": _ROUNDED,
+    "subsampled-gaussian": "Gaussian rounded to a grid of 2^-30 clipping norms, on sums of clipped gradients rounded to that grid; "
+    "batches are Poisson samples of the units, by secret coins",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,7 +228,8 @@ def fit_rows(
 def _mechanism(events: Iterable[Event]) -> dict[str, str]:
     """How the noise of these events came about, in words by subject."""
     kinds = dict.fromkeys(leaf.kind for event in events for leaf in leaves(event))
-    return {"noise": "; ".join(dict.fromkeys(NOISE.get(kind, kind) for kind in kinds))} | MECHANISM
+    noise = {"noise": "; ".join(dict.fromkeys(NOISE.get(kind, kind) for kind in kinds))}
+    return noise | MECHANISM | ({"floating_point": _FLOATING_GRADIENTS} if "subsampled-gaussian" in kinds else {})
 
 
 def _history(spent: Spent) -> History:

@@ -1,15 +1,25 @@
 """A run's reserved budget and the filter that spends it.
 
-`Account` is a Gaussian-DP filter: it holds what the ledger reserved and refuses any event that would pass it, so the
-guarantee holds however adaptively the events were chosen. Events that are not Gaussian are charged as the Gaussian that
-dominates them.
+`Account` holds what the ledger reserved and refuses any event that would pass it. A reservation has two parts: an allowance for
+Gaussian queries, which a Gaussian-DP filter spends however adaptively they are chosen, and events planned beforehand, such as the
+steps of a training, each of which may happen once, at any time.
+
+Together they are as private as the plan [one Gaussian of the whole allowance, each planned event], which is accounted as a whole.
+Proof. Queries under a Gaussian-DP filter of mu^2 can be simulated from a Brownian motion that drifts by 0 or 1 and is watched up to
+time mu^2 at most (Smith, Thakurta 2022), a planned event from one draw of its dominating pair, whatever came before (Blackwell). Motion
+and draws are independent and fixed beforehand. When a planned event happens, the motion is stopped at a time that depends on the past
+alone, and goes on afterwards as a new one (strong Markov property). So the whole run is post-processing of one Gaussian of parameter
+mu and one draw of each pair.
 """
 
 from __future__ import annotations
 
-from dpsynth.privacy.accounting import Cost, cost_of, gaussian_mu, require_budget
+import math
+from dataclasses import dataclass
+
+from dpsynth.privacy.accounting import Cost, cost_of, gaussian_mu, profile_of, require_budget
 from dpsynth.privacy.errors import PrivacyError
-from dpsynth.privacy.events import Event, Leaf
+from dpsynth.privacy.events import Event, Gaussian, Leaf, SubsampledGaussian, leaves
 
 # Share of delta that pays for releasing values found in the rows (stability histograms); the rest goes to the Gaussians,
 # whose noise it hardly moves (at epsilon 1, 10% of delta is 0.5% of sigma).
@@ -24,16 +34,43 @@ def budget_of(epsilon: float, delta: float) -> Cost:
     return Cost(mu_squared=gaussian_mu(epsilon, delta - spare) ** 2, delta=spare)
 
 
-class Account:
-    """What one run may spend, and what it has spent, in order."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reserve:
+    """What a run sets aside. adaptive: for Gaussian queries and stability histograms.  planned: events fixed beforehand."""
 
-    def __init__(self, reserved: Cost) -> None:
-        self.reserved = reserved
+    adaptive: Cost
+    planned: tuple[Event, ...] = ()
+
+    @property
+    def cost(self) -> Cost:
+        """What the ledger books: a value that adds up with other runs', so a little above what the plan as a whole costs."""
+        return self.adaptive + cost_of(self.planned)
+
+    @property
+    def as_events(self) -> list[Event]:
+        """The plan that bounds the run, but for a chance of adaptive.delta."""
+        mu = math.sqrt(self.adaptive.mu_squared)
+        allowance = [Gaussian(stage="", label="allowance", sensitivity=mu, sigma=1.0)] if mu > 0 else []
+        return [*allowance, *self.planned]
+
+    def epsilon(self, delta: float) -> float:
+        """Epsilon of the whole run at delta."""
+        return profile_of(self.as_events).epsilon(delta - self.adaptive.delta)
+
+
+class Account:
+    """What one run may spend, and what it has spent, in order. `reserved`, `spent` and `left` are of the adaptive part."""
+
+    def __init__(self, reserved: Cost | Reserve) -> None:
+        reserve = reserved if isinstance(reserved, Reserve) else Reserve(adaptive=reserved)
+        self.reserved = reserve.adaptive
         self.spent = Cost()
+        self._planned = list(reserve.planned)
         self._events: list[Event] = []
 
     def __repr__(self) -> str:
-        return f"Account({len(self._events)} events, {self.spent.mu_squared / self.reserved.mu_squared:.0%} spent)"
+        share = self.spent.mu_squared / self.reserved.mu_squared if self.reserved.mu_squared else 1.0
+        return f"Account({len(self._events)} events, {share:.0%} spent, {len(self._planned)} planned)"
 
     @property
     def events(self) -> tuple[Event, ...]:
@@ -49,6 +86,15 @@ class Account:
 
     def charge(self, event: Event) -> None:
         """Book an event *before* its query touches the rows; refuse what would pass the reservation."""
+        if event in self._planned:
+            self._planned.remove(event)
+            self._events.append(event)
+            return
+        if any(isinstance(leaf, SubsampledGaussian) for leaf in leaves(event)):
+            # Its Renyi divergences are not those of a Gaussian: an allowance for Gaussians does not cover it.
+            raise PrivacyError(
+                "a training must be planned: reserve its event before the run (see Reserve), and train once"
+            )
         total = self.spent + cost_of([event])
         slack = 1 + _ROUNDING
         if total.mu_squared > self.reserved.mu_squared * slack or total.delta > self.reserved.delta * slack:

@@ -78,6 +78,19 @@ class Coding(Protocol):
         """Codes in [0, size), one for each cell."""
 
 
+class Encoding(Protocol):
+    """How the cells of one column become numbers that a model learns from: a function of each cell alone.
+
+    A `Coding` is one; texts as token ids are another.
+    """
+
+    @property
+    def column(self) -> str: ...
+
+    def encode(self, cells: Cells) -> npt.NDArray[Any]:
+        """One entry for each cell, of a type and shape that do not depend on the cells, shape (cells, ...)."""
+
+
 class CountingSource(Protocol):
     """Exact, unit-bounded integer counts of private rows. Implemented in memory here; by a database or cluster elsewhere."""
 
@@ -111,6 +124,9 @@ class CountingSource(Protocol):
 
     def stream(self, codings: Sequence[Coding]) -> Iterator[tuple[IntArray, IntArray]]:
         """Encoded rows in chunks: codes of shape (rows, codings) and the unit number of each row."""
+
+    def encoded(self, encodings: Mapping[str, Encoding]) -> tuple[dict[str, npt.NDArray[Any]], IntArray]:
+        """Columns encoded for a training, by name, and the unit number of each row, at least 0."""
 
 
 def unit_scale(max_rows: int) -> int:
@@ -200,6 +216,9 @@ class MemorySource:
             chunk = [self._codes(c)[rows].astype(np.int64) for c in codings]
             units = self._units[rows]
             yield np.stack(chunk, axis=1) if chunk else np.zeros((len(units), 0), np.int64), units
+
+    def encoded(self, encodings: Mapping[str, Encoding]) -> tuple[dict[str, npt.NDArray[Any]], IntArray]:
+        return {name: e.encode(self._columns[e.column]) for name, e in encodings.items()}, self._units
 
     def _places(self, query: Sequence[Coding], size: int) -> Codes:
         """Each row's place in the query's table of `size` cells, flat in C order."""

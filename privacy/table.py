@@ -19,10 +19,12 @@ from dpsynth.privacy.budget import Account
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import Event, Gaussian, StabilityHistogram
 from dpsynth.privacy.noise import Noise
-from dpsynth.privacy.source import Coding, CountingSource, FloatArray, IntArray, Rewrite
+from dpsynth.privacy.source import Coding, CountingSource, Encoding, FloatArray, IntArray, Rewrite
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+
+    from dpsynth.privacy.dpsgd.rows import TrainingRows
 
 # Cells of exact tables that are held at a time, 8 bytes each.
 BATCH_CELLS = 2**21
@@ -95,6 +97,19 @@ class PrivateTable:
     def rewrite(self, column: str, function: Rewrite) -> None:
         """Replace each string of a column by a function of that string alone. Free: rows stay apart."""
         self._source.rewrite(column, function)
+
+    def training_rows(self, encodings: Mapping[str, Encoding]) -> TrainingRows:
+        """The rows, encoded, behind a handle that only `privacy.dpsgd` opens; by the names that the model's loss uses.
+
+        Free: nothing can be read from the handle but names, types and shapes. A training charges the account before it samples
+        from it.
+        """
+        from dpsynth.privacy.dpsgd.rows import TrainingRows
+
+        arrays, units = self._source.encoded(encodings)
+        return TrainingRows(
+            arrays, units, max_rows=self.max_rows, account=self.account, noise=self._noise, witness=self._witness
+        )
 
     def counts(
         self, queries: Sequence[Sequence[Coding]], *, mu_squared: float, stage: str, labels: Sequence[str]

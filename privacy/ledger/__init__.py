@@ -6,6 +6,7 @@ add up as values (`accounting.Cost`), and a cap is a filter over their sum, neve
 ledger        the API
 book          what the entries of one data set add up to, and whether a cap grants one more run
 journal       appends to the chain of entries; keeps each data set's sum beside it, sealed
+training      the journal of a training's steps
 verify        recomputes everything from the entries and names each place that differs
 fingerprint   the same rows, known again under another name, order or file format
 database      SQLite or PostgreSQL: tables, locks, time-outs, errors in plain words
@@ -13,6 +14,7 @@ key           the key of all MACs, kept outside the database
 """
 
 from dpsynth.privacy.ledger.ledger import Ledger
+from dpsynth.privacy.ledger.training import LedgerSteps
 from dpsynth.privacy.ledger.values import DatasetRecord, Entry, Reservation, Run, Spent, SubBudget
 
-__all__ = ["DatasetRecord", "Entry", "Ledger", "Reservation", "Run", "Spent", "SubBudget"]
+__all__ = ["DatasetRecord", "Entry", "Ledger", "LedgerSteps", "Reservation", "Run", "Spent", "SubBudget"]

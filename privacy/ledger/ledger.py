@@ -140,7 +140,7 @@ class Ledger:
             reserved = next((Cost.from_json(e.body["cost"]) for e in entries if e.kind == "reserve"), None)
             if reserved is None:
                 raise LedgerError("this ledger has no such run; open the ledger that the fit used")
-            if not _covers(reserved, did):
+            if not covers(reserved, did):
                 raise PrivacyError("a run's events cost more than it had reserved")
             return journal.append(
                 entries[0].dataset, reservation.id, "commit", {"events": [to_json(e) for e in events]}
@@ -334,7 +334,7 @@ def _sub_budgets(book: Book, unit: str | None) -> tuple[SubBudget, ...]:
     )
 
 
-def _covers(reserved: Cost, did: Cost) -> bool:
+def covers(reserved: Cost, did: Cost) -> bool:
     """Whether what was reserved bounds what was done, by each of the bounds that a filter may use."""
     pairs = [(reserved.mu_squared, did.mu_squared), (reserved.delta, did.delta)]
     return all(b <= a * (1 + _ROUNDING) for a, b in [*pairs, *zip(reserved.renyi, did.renyi, strict=True)])
