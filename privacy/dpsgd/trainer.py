@@ -123,9 +123,9 @@ class PrivateTrainer:
                 booked = min(step + self._every - 1, self._plan.steps)
                 self._book(step, booked)
             self._take(step)
-            if step == booked:
-                self._save(step)
             yield step
+            if step == booked:  # with what the caller has done after the step
+                self._save(step)
 
     def run(self, on_step: Callable[[int], None] | None = None) -> None:
         """All steps at once."""
