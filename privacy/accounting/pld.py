@@ -7,7 +7,9 @@ sum is a convolution, done by FFT (Koskela, Jalko, Honkela 2020).
 
 Floating-point error of an FFT is absolute, while the tail that decides delta is small. So distributions are tilted first, by
 e^(theta * loss), which moves the tail of interest to the middle, and tilted back afterwards: the error becomes relative.
-What leaves the FFT's window is added to the mass at infinite loss, by Chernoff's bound; what wraps around adds mass.
+What leaves the FFT's window is added to the mass at infinite loss, by Chernoff's bound; what wraps around adds mass. The
+FFT's own rounding is added to every cell, so the curve errs upwards: far from the loss of interest, where tilting back blows
+it up, the curve says 1.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # Tilted mass that may leave the window of a convolution.
 _TAIL = 1e-15
+# Mass above 1 by more than this is an error of rounding, which counts upwards.
+_ROUNDING = 1e-6
 # Tilts that are tried; a tilt of theta belongs to the Renyi order theta + 1.
 _TILTS: FloatArray = np.exp2(np.arange(-8, 12.5, 0.5))
 # Further tilts, either side of the one chosen, for Chernoff's bounds on the window.
@@ -55,9 +59,15 @@ class LossDistribution:
     @cached_property
     def deltas(self) -> FloatArray:
         """The curve at each of `losses`, shape (n,)."""
-        above = self.infinite + self._from_above
-        at: FloatArray = above - self._discounted
-        return at
+        at: FloatArray = self._known(self.infinite + self._from_above - self._discounted, self._from_above)
+        # The true curve falls, so what holds at a loss holds for all to its left: rounding must not hide that.
+        return np.maximum.accumulate(at[::-1])[::-1]
+
+    @staticmethod
+    def _known(values: FloatArray, above: FloatArray) -> FloatArray:
+        """Values of the curve; 1 where there is more mass above than there can be, which is rounding blown up."""
+        known: FloatArray = np.where(above > 1 + _ROUNDING, 1.0, values)
+        return known
 
     @cached_property
     def _from_above(self) -> FloatArray:
@@ -79,6 +89,7 @@ class LossDistribution:
         lost = max(1 - self.infinite - float(self._from_above[0]), 0.0)
         above = self.infinite + self._from_above[place] + np.where(epsilons < self.losses[0], lost, 0.0)
         inside = above - self._discounted[place] * np.exp(np.minimum(epsilons - self.losses[place], 0.0))
+        inside = self._known(inside, self._from_above[place])
         values: FloatArray = np.where(epsilons > self.losses[-1], self.infinite, inside)
         return np.clip(values, self.infinite, 1.0)
 
@@ -97,7 +108,10 @@ class LossDistribution:
             return 0.0
         at = int(np.argmax(self.deltas <= delta)) if self.deltas[-1] <= delta else len(self.mass) - 1
         excess = self.infinite + self._from_above[at] - delta
-        return float(max(self.losses[at] + math.log(max(excess, 1e-300) / self._discounted[at]), 0.0))
+        if at == 0 or not self._discounted[at] > 0:  # what lies left of the grid is not known
+            return float(max(self.losses[at], 0.0))
+        solved = self.losses[at] + math.log(max(excess, 1e-300) / self._discounted[at])
+        return float(max(solved, self.losses[at - 1], 0.0))
 
     def failing(self, chance: float) -> LossDistribution:
         """The same with a chance of open failure beside it."""
@@ -202,7 +216,10 @@ def compose(
         tilted = part.mass * np.exp(theta * part.losses - part.log_moments(np.array([theta]))[0])
         places = (part.first + np.arange(len(tilted))) % size
         spectrum *= rfft(np.bincount(places, weights=tilted, minlength=size)) ** count
-    summed = np.maximum(np.roll(irfft(spectrum, size), -(first % size)), 0.0)
+    # Rounding of the transforms and of the powers, as a bound on each cell: the mean error of the spectrum.
+    steps = math.log2(size) + sum(count for _, count in parts)
+    error = 2 * np.finfo(np.float64).eps * steps * float(np.abs(spectrum).mean())
+    summed = np.maximum(np.roll(irfft(spectrum, size), -(first % size)), 0.0) + error
     losses = width * (first + np.arange(size))
     mass = summed * np.exp(np.minimum(log_moment - theta * losses, 700.0))
     survives = math.fsum(count * math.log1p(-part.infinite) for part, count in parts)

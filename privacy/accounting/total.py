@@ -86,7 +86,8 @@ class TreeProfile:
     def delta(self, epsilon: float) -> float:
         bound = max(self._renyi_epsilon(1e-6), 1e-6)
         first = bound / _FIRST_CELLS
-        return min(_refined(lambda width: self._composed(width, epsilon=epsilon).delta(epsilon), first, 1.0), 1.0)
+        found = _refined(lambda width: self._composed(width, epsilon=epsilon).delta(epsilon), first, 1.0)
+        return min(found, self._renyi_delta(epsilon))
 
     @cached_property
     def advantage(self) -> float:
@@ -103,6 +104,16 @@ class TreeProfile:
     def _renyi_epsilon(self, delta: float) -> float:
         rdp, failure = self._renyi
         return renyi_epsilon(tuple(rdp.tolist()), delta - failure)
+
+    def _renyi_delta(self, epsilon: float) -> float:
+        """Smallest delta at which the Renyi divergences give this epsilon, to 1e-6 relative, rounded up; 1 where there is none."""
+        low, high = -700.0, 0.0  # natural logarithms; the bound falls as delta grows
+        if self._renyi_epsilon(1.0 - 1e-9) > epsilon:
+            return 1.0
+        while high - low > 1e-6:
+            middle = (low + high) / 2
+            low, high = (low, middle) if self._renyi_epsilon(math.exp(middle)) <= epsilon else (middle, high)
+        return math.exp(high)
 
     def _composed(self, width: float, *, delta: float | None = None, epsilon: float | None = None) -> _Both:
         return _compose_tree(self.events, width, delta=delta, epsilon=epsilon)
