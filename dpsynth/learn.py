@@ -46,6 +46,8 @@ Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id"]
 LOOKED_AT = 1500
 # An integer column spanning at most this many values gets a cell for each.
 WHOLE = 512
+# A group of a number line holds this share of the units at least, or as many as the noise of a pair's table makes up.
+LEAST_SHARE = 0.002
 # Of the schema stage's share for a column: what its form and its step get where they are asked; its range gets the rest.
 FORM_PART, STEP_PART = 0.1, 0.15
 
@@ -314,7 +316,8 @@ class _Learner:
         fine = [self._combine(c, m) for c, m in zip(cells, fine, strict=True)]
         n_units = float(np.mean([m.values.sum() for m in fine]))
         # The noise that one table of a pair will carry, to choose how many groups a column is worth.
-        pair_sigma = math.sqrt(max(len(cells) - 1, 1) / max(0.55 * self.total, 1e-300))
+        pairs = min(4 * len(cells), len(cells) * (len(cells) - 1) // 2)
+        pair_sigma = math.sqrt(max(pairs, 1) / max(0.55 * self.total, 1e-300))
         codecs, histograms = [], {}
         for c, m in zip(cells, fine, strict=True):
             column = next((o for o in modelled if o.name == c.column), None)
@@ -322,7 +325,8 @@ class _Learner:
                 c,
                 m.values,
                 m.sigma,
-                at_most=groups_worth(n_units, pair_sigma),
+                quantiles=max(groups_worth(n_units, pair_sigma) // 2, 1),
+                least=max(LEAST_SHARE, min(pair_sigma / max(n_units, 1.0), 0.1)),
                 nullable=column.nullable if column is not None else False,
                 coarse=self.ranges.get(c.column),
                 trim=column is None or column.bounds is None,

@@ -47,6 +47,8 @@ PHASES: dict[str, Phase] = {
     "pairs": "measurement",
     "gate": "gate",
 }
+# Codes of a column when pairs are looked at, at most: all of them, or merged to so many.
+RESOLUTIONS = (None, 10, 5)
 # A column of numbers with at most this many whole values has a cell for each (as in `learn`).
 WHOLE = 512
 # Pairs of columns looked at: all of them up to 200 columns.
@@ -89,6 +91,11 @@ def pairs_looked_at(d: int, *, seed: int = 0) -> list[tuple[int, int]]:
     return sorted(
         (min(a, b), max(a, b)) for k in (*range(1, near + 1), *far.tolist()) for a in range(d) for b in [(a + k) % d]
     )
+
+
+def resolutions_looked_at(d: int) -> tuple[int, ...]:
+    """Indices into `RESOLUTIONS` at which the pairs of d columns are looked at: the middle one where pairs are many."""
+    return (0, 1, 2) if d * (d - 1) // 2 <= MAX_PAIRS // 10 else (1,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -281,7 +288,7 @@ def _queries(schema: Schema) -> dict[str, int]:
         "schema": sum(_unknowns(c) for c in modelled),
         "vocabulary": sum(c.categories is None and c.kind != "boolean" for c in modelled),
         "one-way": d,
-        "selection": len(pairs_looked_at(d)),
+        "selection": len(pairs_looked_at(d)) * len(resolutions_looked_at(d)),
         "pairs": max(d - 1, 0),
         "gate": 2 * d if d > 1 else 0,
     }

@@ -190,6 +190,7 @@ def fit_rows(
         n_units=domain.n_units,
         mu_squared=for_model,
         selection=settings.split.selection * budget.mu_squared,
+        targets=[c.name for c in domain.schema.columns if c.role == "target" or c.sensitive],
         device=settings.device,
         progress=progress,
     )

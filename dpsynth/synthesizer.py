@@ -175,7 +175,12 @@ def load(path: str | Path) -> Synthesizer:
     from safetensors.numpy import load_file
 
     from dpsynth.models.marginals.field import MarkovField
+    from dpsynth.models.marginals.tilted import TiltedField
 
+    families: dict[str, type[MarkovField] | type[TiltedField]] = {
+        "marginals": MarkovField,
+        "tilted-marginals": TiltedField,
+    }
     folder = Path(path)
     try:
         body = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -189,7 +194,7 @@ def load(path: str | Path) -> Synthesizer:
     try:
         return Synthesizer(
             domain=_domain_from_json(body["domain"]),
-            model=MarkovField.from_state(arrays, body["model"]),
+            model=families[body["model"]["family"]].from_state(arrays, body["model"]),
             privacy=PrivacyStatement.from_json(body["privacy"]),
             gate=gates.GateMeasurement.from_json(body["gate"]),
             seed=int(body["seed"]),

@@ -6,7 +6,7 @@ codes are drawn as often as one likes: drawing is post-processing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,10 +53,11 @@ class Generator(Protocol):
         n_units: float,
         mu_squared: float,
         selection: float,
+        targets: Collection[str],
         device: str,
         progress: Steps,
     ) -> TableModel:
         """Spend `mu_squared` on the coded columns, of which `selection` on choosing what to measure.
 
-        histograms: the columns' noisy one-way counts, paid for already.
+        histograms: the columns' noisy one-way counts, paid for already.  targets: columns that matter more than others.
         """

@@ -33,7 +33,8 @@ def codec_from(
     counts: FloatArray,
     sigma: float,
     *,
-    at_most: int,
+    quantiles: int,
+    least: float,
     nullable: bool | None,
     coarse: Coarse | None = None,
     trim: bool = True,
@@ -41,13 +42,13 @@ def codec_from(
 ) -> Codec:
     """Shares and groups of fine cells.
 
-    counts: noisy counts, shape (cells.size,), of noise sd `sigma`.  at_most: groups of a number line.  nullable: None = learned.
+    counts: noisy counts, shape (cells.size,), of noise sd `sigma`.  quantiles, least: see `line_groups`.  nullable: None = learned.
     coarse: what to expect inside a group where the noise hides it.  trim: cut ends that hold nothing, as far as one can see.
     tentative: atoms that were not bought but guessed; those that do not stand out go back into the interval around them.
     """
     known, missing = counts[: cells.missing], float(counts[cells.missing])
     if isinstance(cells, LineCells):
-        weights, groups = _line(cells, _settled(cells, known, sigma, tentative), sigma, at_most, coarse, trim)
+        weights, groups = _line(cells, _settled(cells, known, sigma, tentative), sigma, quantiles, least, coarse, trim)
     else:
         weights, groups = _labels(cells, known, sigma)
     if nullable is not False and missing > SIGNIFICANT * sigma and not _seen(known[weights > 0], sigma):
@@ -76,7 +77,7 @@ def _seen(kept: FloatArray, sigma: float) -> bool:
 
 
 def _line(
-    cells: LineCells, known: FloatArray, sigma: float, at_most: int, coarse: Coarse | None, trim: bool
+    cells: LineCells, known: FloatArray, sigma: float, quantiles: int, least: float, coarse: Coarse | None, trim: bool
 ) -> tuple[FloatArray, IntArray]:
     place = np.arange(len(known))
     # Where each cell is one value, a value too many would be one that cannot occur; an interval too many costs little.
@@ -87,7 +88,12 @@ def _line(
         first, last = _cut_at_atoms(cells, known, sigma, first, last)
     inside = (place >= first) & (place < last)
     known = np.where(inside, known, 0.0)
-    groups = line_groups(np.maximum(known, 0.0), at_most)
+    within = slice(first, last)
+    groups = np.zeros(len(known), np.int64)
+    groups[within] = line_groups(
+        cells.low[within], cells.high[within], np.maximum(known[within], 0.0), quantiles=quantiles, least=least
+    )
+    groups[last:] = groups[max(last - 1, 0)]
     if coarse is None:
         weights = np.maximum(known, 0.0)
     else:

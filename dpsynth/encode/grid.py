@@ -28,6 +28,7 @@ class Growth(NamedTuple):
 # number too many is a value that cannot occur.
 OVER_BUCKETS, OVER_INTERVALS, OVER_WHOLE = Growth(4.0, 2), Growth(3.0, 4), Growth(4.5, 32)
 MAX_INTERVALS = 512
+EQUAL_WIDTHS = 20
 
 
 def occupied_span(
@@ -149,7 +150,42 @@ def smooth(counts: FloatArray, expected: FloatArray, groups: IntArray, sigma: fl
     return weights
 
 
-def line_groups(counts: FloatArray, at_most: int) -> IntArray:
+def line_groups(low: FloatArray, high: FloatArray, counts: FloatArray, *, quantiles: int, least: float) -> IntArray:
+    """Groups of neighbouring cells, cut where people look: at EQUAL_WIDTHS bins of the line and at `quantiles` of its rows.
+
+    low, high: ends of each cell.  counts: noisy, non-negative.  A cell with more than an even share stands alone (0, 40 hours a
+    week); after that the lightest group joins its lighter neighbour until none holds less than `least` of the rows. Equal
+    counts alone would cut a heavy middle finely, where noise drowns it, and leave a tail whole.
+    """
+    total = float(counts.sum())
+    if not len(counts) or total <= 0:
+        return np.zeros(len(counts), np.int64)
+    span = max(float(high[-1] - low[0]), 1e-300)
+    width = np.clip(np.floor((low - low[0]) / span * EQUAL_WIDTHS), 0, EQUAL_WIDTHS - 1)
+    middle = (np.cumsum(counts) - counts / 2) / total
+    quantile = np.clip(np.floor(middle * quantiles), 0, quantiles - 1)
+    heavy = counts >= total / EQUAL_WIDTHS
+    cut = (np.diff(width) != 0) | (np.diff(quantile) != 0) | heavy[1:] | heavy[:-1]
+    groups: IntArray = np.concatenate([[0], np.cumsum(cut)])
+    return _lightest_joined(groups, counts, least * total)
+
+
+def _lightest_joined(groups: IntArray, counts: FloatArray, least: float) -> IntArray:
+    mass = np.bincount(groups, weights=counts).tolist()
+    ends = list(range(1, len(mass) + 1))  # each group holds those before its end
+    while len(mass) > 1:
+        i = int(np.argmin(mass))
+        if mass[i] >= least:
+            break
+        j = i - 1 if i == len(mass) - 1 or (i > 0 and mass[i - 1] <= mass[i + 1]) else i + 1
+        first, second = min(i, j), max(i, j)
+        mass[first] += mass.pop(second)
+        ends.pop(first)
+    joined: IntArray = np.searchsorted(ends, groups, side="right")
+    return joined
+
+
+def even_groups(counts: FloatArray, at_most: int) -> IntArray:
     """Groups of neighbouring cells; a heavy cell stands alone, the others are cut into groups of about equal counts.
 
     Where heavy cells (such as 0) hold nearly everything, the rest still gets groups down to a quarter of an even share.

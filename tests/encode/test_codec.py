@@ -15,6 +15,7 @@ from dpsynth.encode.from_counts import codec_from
 from dpsynth.encode.grid import (
     OVER_INTERVALS,
     OVER_WHOLE,
+    even_groups,
     expected_shares,
     intervals,
     label_groups,
@@ -180,10 +181,25 @@ def test_intervals_follow_the_mass_and_keep_the_step() -> None:
 
 def test_groups_are_about_even_and_keep_heavy_cells_apart() -> None:
     counts = np.array([1000.0] + [10.0] * 100)
-    groups = line_groups(counts, 20)
+    groups = even_groups(counts, 20)
     assert (groups == groups[0]).sum() == 1 and groups.max() <= 25 and np.all(np.diff(groups) >= 0)
     assert np.array_equal(label_groups(np.array([5.0, 1.0, 3.0, 2.0]), 3), [0, 2, 1, 2])
     assert np.array_equal(label_groups(np.array([5.0, 1.0]), 3), [0, 1])
+
+
+def test_a_lines_groups_end_at_equal_widths_and_quantiles_and_hold_enough() -> None:
+    low = np.arange(100.0)
+    even = line_groups(low, low + 1, np.full(100, 10.0), quantiles=1, least=0.0)
+    assert np.array_equal(even, np.repeat(np.arange(20), 5))
+    tail = np.concatenate([np.full(10, 1000.0), np.full(90, 1.0)])
+    coarse = line_groups(low, low + 1, tail, quantiles=1, least=0.0)
+    fine = line_groups(low, low + 1, tail, quantiles=8, least=0.0)
+    assert len(set(fine[:10])) > len(set(coarse[10:15])) and set(np.diff(fine)) <= {0, 1}
+    merged = line_groups(low, low + 1, tail, quantiles=8, least=0.004)
+    assert np.bincount(merged, weights=tail).min() >= 0.004 * tail.sum() and merged[-1] < fine[-1]
+    spike = np.where(low == 40, 5000.0, 10.0)
+    alone = line_groups(low, low + 1, spike, quantiles=4, least=0.0)
+    assert (alone == alone[40]).sum() == 1
 
 
 def test_smoothing_keeps_totals_flattens_noise_and_keeps_signal() -> None:
@@ -207,7 +223,7 @@ def test_what_is_expected_of_a_cell_follows_the_coarser_histogram_not_its_width(
 def test_a_codec_from_noise_alone_still_decodes() -> None:
     for cells in (line, LabelCells("c", ("a", "b")), LabelCells("c", ())):
         for nullable in (None, True, False):
-            codec = codec_from(cells, np.full(cells.size, -5.0), 3.0, at_most=8, nullable=nullable)
+            codec = codec_from(cells, np.full(cells.size, -5.0), 3.0, quantiles=8, least=0.01, nullable=nullable)
             assert codec.shares.sum() == pytest.approx(1.0)
             values = codec.values(
                 codec.refine(np.arange(codec.size), np.random.default_rng(0)), np.random.default_rng(0)
@@ -224,32 +240,34 @@ def test_sentinels_are_fixed_numbers_within_the_range_and_on_the_step() -> None:
 def test_a_guessed_atom_that_does_not_stand_out_goes_back_to_its_interval() -> None:
     cells = LineCells("x", "number", (99.0, 999.0), (0.0, 500.0, 1000.0), 1.0)  # [0, 500), 99, [500, 1000), 999
     counts = np.array([900.0, 12.0, 300.0, 400.0, 0.0])
-    codec = codec_from(cells, counts, 5.0, at_most=8, nullable=False, trim=False, tentative={99.0, 999.0})
+    codec = codec_from(cells, counts, 5.0, quantiles=8, least=0.01, nullable=False, trim=False, tentative={99.0, 999.0})
     assert codec.shares[1] == 0 and codec.shares[0] == pytest.approx(912 / 1612)
     assert codec.shares[3] == pytest.approx(400 / 1612)
-    bought = codec_from(cells, counts, 5.0, at_most=8, nullable=False, trim=False)
+    bought = codec_from(cells, counts, 5.0, quantiles=8, least=0.01, nullable=False, trim=False)
     assert bought.shares[1] == pytest.approx(12 / 1612)
 
 
 def test_a_cap_that_does_not_stand_out_leaves_what_lies_beyond_it_empty() -> None:
     cells = LineCells("x", "number", (99.0,), (0.0, 50.0, 99.0, 200.0), 1.0)  # [0, 50), [50, 99), 99, [99, 200)
     counts = np.array([900.0, 300.0, 18.0, 2.0, 0.0])
-    codec = codec_from(cells, counts, 5.0, at_most=8, nullable=False, tentative={99.0})
+    codec = codec_from(cells, counts, 5.0, quantiles=8, least=0.01, nullable=False, tentative={99.0})
     assert codec.shares[2] == 0 and codec.shares[3] == 0 and codec.shares[1] == pytest.approx(318 / 1218)
 
 
 def test_a_run_across_an_atom_ends_at_it_where_nothing_is_seen_beyond() -> None:
     cells = LineCells("x", "number", (99.0,), (0.0, 50.0, 99.0, 200.0), 1.0)
     counts = np.array([900.0, 300.0, 24.0, 10.0, 0.0])  # 24 stands out of noise of 5, and so do 24 and 10 together
-    codec = codec_from(cells, counts, 5.0, at_most=8, nullable=False)
+    codec = codec_from(cells, counts, 5.0, quantiles=8, least=0.01, nullable=False)
     assert codec.shares[2] > 0 and codec.shares[3] == 0
-    seen = codec_from(cells, np.array([900.0, 300.0, 24.0, 40.0, 0.0]), 5.0, at_most=8, nullable=False)
+    seen = codec_from(cells, np.array([900.0, 300.0, 24.0, 40.0, 0.0]), 5.0, quantiles=8, least=0.01, nullable=False)
     assert seen.shares[3] > 0
 
 
 def test_a_group_that_holds_nothing_decodes_to_its_neighbours() -> None:
     cells = LineCells("x", "number", (0.0, 1.0, 2.0, 3.0), (), 1.0)
-    codec = codec_from(cells, np.array([500.0, -3.0, -2.0, 500.0, 0.0]), 1.0, at_most=4, nullable=False, trim=False)
+    codec = codec_from(
+        cells, np.array([500.0, -3.0, -2.0, 500.0, 0.0]), 1.0, quantiles=4, least=0.01, nullable=False, trim=False
+    )
     assert all(codec.group_shares > 0)
     fine = codec.refine(np.arange(codec.size), np.random.default_rng(0))
     assert set(codec.values(fine, np.random.default_rng(0))) <= {0.0, 3.0}

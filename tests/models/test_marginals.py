@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dpsynth.models.marginals.field import MarkovField
 from dpsynth.models.marginals.inference import Table, clique_marginals, fit_potentials, log_partition
 from dpsynth.models.marginals.junction_tree import build
-from dpsynth.models.marginals.select import dense_tree, gains, spanning_tree
+from dpsynth.models.marginals.select import dense_tree, gains, select, spanning_tree
 from dpsynth.privacy.errors import ModelError
 
 SHAPES = {
@@ -101,7 +101,7 @@ def test_the_optimum_meets_the_measurements_as_the_dual_says() -> None:
     tree = build(sizes, edges)
     tables = noisy_tables(rows, sizes, edges, sigma=10.0)
     base = [torch.full((s,), -math.log(s), dtype=torch.float64) for s in sizes]
-    potentials = fit_potentials(tree, base, tables, n_units=len(rows), regularisation=0.01, iterations=200)
+    potentials, _ = fit_potentials(tree, base, tables, n_units=len(rows), regularisation=0.01, iterations=200)
     assert float(log_partition(tree, potentials)) == pytest.approx(0.0, abs=1e-9)
     marginals = clique_marginals(tree, potentials)
     for table in tables:
@@ -172,9 +172,9 @@ def test_a_field_survives_its_state() -> None:
 def test_the_spanning_tree_is_the_best_of_all() -> None:
     rng = np.random.default_rng(2)
     pairs = list(itertools.combinations(range(5), 2))
-    gain = dict(zip(pairs, rng.random(len(pairs)) + 0.1, strict=True))
+    gain = dict(zip(((pair, 0) for pair in pairs), rng.random(len(pairs)) + 0.1, strict=True))
     best = max(
-        sum(gain[e] for e in edges)
+        sum(gain[e, 0] for e in edges)
         for edges in itertools.combinations(pairs, 4)
         if len(set().union(*edges)) == 5 and max(map(len, build([2] * 5, edges).cliques)) == 2
     )
@@ -182,13 +182,24 @@ def test_the_spanning_tree_is_the_best_of_all() -> None:
 
 
 def test_pairs_that_are_all_noise_are_left_out_and_the_cap_holds() -> None:
-    distances = {(0, 1): 5000.0, (0, 2): 4000.0, (1, 2): 30.0, (0, 3): 3000.0, (1, 3): 2500.0, (2, 3): 2000.0}
-    sizes = [10, 10, 10, 10]
-    assert gains(distances, sizes, sigma=1.0)[1, 2] < 0
-    chosen = dense_tree(distances, sizes, mu_squared=4.0, max_cells=1000)
-    assert (1, 2) not in chosen and (0, 1) in chosen
-    assert build(sizes, chosen).cells <= 1000
-    assert (
-        len(dense_tree(distances, sizes, mu_squared=4.0, max_cells=300)) < len(chosen)
-        or build(sizes, chosen).cells <= 300
-    )
+    found = {(0, 1): 5000.0, (0, 2): 4000.0, (1, 2): 30.0, (0, 3): 3000.0, (1, 3): 2500.0, (2, 3): 2000.0}
+    distances = {(pair, 0): distance for pair, distance in found.items()}
+    sizes, even = [[10]] * 4, [1.0] * 4
+    assert gains(distances, sizes, sigma=1.0, noise_left=1.0, weights=even)[(1, 2), 0] < 0
+    chosen = dense_tree(distances, sizes, mu_squared=4.0, weights=even, max_cells=1000)
+    pairs = [pair for pair, _ in chosen]
+    assert (1, 2) not in pairs and (0, 1) in pairs
+    assert build([10] * 4, pairs).cells <= 1000
+    fewer = [pair for pair, _ in dense_tree(distances, sizes, mu_squared=4.0, weights=even, max_cells=300)]
+    assert build([10] * 4, fewer).cells <= 300 and len(fewer) <= len(pairs)
+
+
+def test_a_pair_beside_the_tree_is_measured_at_the_resolution_it_is_worth() -> None:
+    """A dependence that coarse tables show as well is asked for coarsely; one that only the fine table shows, finely."""
+    distances = {((0, 1), 0): 9000.0, ((0, 1), 1): 8900.0, ((0, 2), 0): 8000.0, ((0, 2), 1): 100.0}
+    distances |= {((1, 2), 0): 3000.0, ((1, 2), 1): 2900.0}
+    sizes = [[20, 5]] * 3
+    chosen = select(distances, sizes, 0.01, weights=[1.0] * 3, max_cells=1, further_weight=0.5)
+    assert {pair for pair, level in chosen.tree if level == 0} == {pair for pair, _ in chosen.tree}
+    assert all(level == 1 for pair, level in chosen.further if pair != (0, 2))
+    assert {pair for pair, _ in (*chosen.tree, *chosen.further)} == {(0, 1), (0, 2), (1, 2)}

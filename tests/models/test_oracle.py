@@ -44,7 +44,7 @@ def measured() -> list[Table]:
 def our_marginals(tree: JunctionTree, tables: list[Table], regularisation: float) -> list[torch.Tensor]:
     """What the fitted model says of each measured table, in units."""
     base = [torch.full((size,), -math.log(size), dtype=torch.float64) for size in SIZES]
-    potentials = fit_potentials(tree, base, tables, n_units=N, regularisation=regularisation, iterations=2000)
+    potentials, _ = fit_potentials(tree, base, tables, n_units=N, regularisation=regularisation, iterations=2000)
     marginals = clique_marginals(tree, potentials)
     out = []
     for table in tables:
@@ -102,7 +102,7 @@ def test_the_optimum_is_the_best_of_all_models_on_a_small_domain(edges: list[tup
         tables.append(Table(query, torch.from_numpy(values), torch.full((1,), sigma, dtype=torch.float64)))
     shares = [rng.dirichlet(np.ones(size) * 5) for size in sizes]
     tree = build(sizes, edges)
-    potentials = fit_potentials(
+    potentials, _ = fit_potentials(
         tree,
         [torch.from_numpy(np.log(s)) for s in shares],
         tables,

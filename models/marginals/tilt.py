@@ -1,0 +1,216 @@
+"""Beyond the junction tree: more tables than exact inference can hold, by tilting the tree's model.
+
+With p the tree's model and theta_i the factors of *all* measured tables, the model is
+
+    p(x) exp(sum_i theta_i[x_i]) / Z.
+
+Z has no closed form, so rows stand for the model. From rows drawn of it as it stands, the dual (see `inference`) is solved
+over the rows' weights; the rows are drawn again by weight, refreshed by a Gibbs sweep under the new factors, and so on (Monte
+Carlo maximum likelihood: Geyer, Thompson 1992). A term on the size of each step keeps the weights even; without it a step
+trusts rows that hardly anyone stands for, and the next ones go astray. All of it is post-processing of noisy tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from dpsynth.models.marginals.inference import Table, minimise, one_thread
+from dpsynth.privacy.source import FloatArray, IntArray
+
+# Rows that stand for the model while it is fitted.
+ROWS = 50_000
+# The ridge on the tilt, in multiples of the tree's; and, for each round, the further one on its step.
+RIDGE = 5.0
+STEPS = (9.0, 3.0, 1.0, 0.3)
+ITERATIONS = 25
+# Rows of a Gibbs sweep that are handled at once.
+_CHUNK = 20_000
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Factor:
+    """theta of one table, as plain arrays: what is added to the log-probability of a row.
+
+    attributes: ascending.  groups: for each attribute the index of each of its codes.  theta: log space.
+    """
+
+    attributes: tuple[int, ...]
+    groups: tuple[IntArray, ...]
+    theta: FloatArray
+
+    def cells(self, rows: IntArray) -> IntArray:
+        """Flat index into theta of each row, shape (rows,)."""
+        flat = np.zeros(len(rows), np.int64)
+        for a, groups, size in zip(self.attributes, self.groups, self.theta.shape, strict=True):
+            flat = flat * size + groups[rows[:, a]]
+        return flat
+
+    def over_codes(self) -> FloatArray:
+        """theta spread over all pairs of codes."""
+        spread: FloatArray = self.theta[np.ix_(*self.groups)]
+        return spread
+
+    def times(self, power: float) -> Factor:
+        return Factor(self.attributes, self.groups, power * self.theta)
+
+
+def factor_of(table: Table, theta: torch.Tensor, sizes: Sequence[int]) -> Factor:
+    """The factor of a table; theta has the table's shape."""
+    groups = table.groups or tuple(torch.arange(sizes[a]) for a in table.attributes)
+    return Factor(table.attributes, tuple(g.cpu().numpy() for g in groups), theta.cpu().double().numpy())
+
+
+def log_weights(factors: Sequence[Factor], rows: IntArray) -> FloatArray:
+    """Sum of the factors at each row, shape (rows,)."""
+    total = np.zeros(len(rows))
+    for factor in factors:
+        total += factor.theta.ravel()[factor.cells(rows)]
+    return total
+
+
+def effective_size(logs: FloatArray) -> float:
+    """How many even rows unevenly weighted ones are worth: (sum w)^2 / sum w^2."""
+    weights = np.exp(logs - logs.max())
+    return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def resample(rows: IntArray, logs: FloatArray, n: int, rng: np.random.Generator) -> IntArray:
+    """n rows drawn by weight, systematically along the sorted rows: rows that are alike share their rounding."""
+    ordered = np.lexsort(rows.T[::-1])
+    weights = np.exp(logs - logs.max())[ordered]
+    cumulative = np.cumsum(weights)
+    quantiles = (np.arange(n) + rng.random()) / n * cumulative[-1]
+    chosen = ordered[np.minimum(np.searchsorted(cumulative, quantiles, side="right"), len(rows) - 1)]
+    drawn: IntArray = rows[chosen]
+    return drawn
+
+
+class Conditionals:
+    """The distribution of each column given the others, under factors of one and two columns."""
+
+    def __init__(self, sizes: Sequence[int], base: Sequence[FloatArray], factors: Sequence[Factor]) -> None:
+        self.sizes = tuple(sizes)
+        self._own = [b.astype(np.float64) for b in base]
+        pairs: dict[tuple[int, ...], FloatArray] = {}
+        for factor in factors:
+            if len(factor.attributes) == 1:
+                self._own[factor.attributes[0]] = self._own[factor.attributes[0]] + factor.over_codes()
+            else:
+                pairs[factor.attributes] = pairs.get(factor.attributes, 0.0) + factor.over_codes()
+        self._pairs = pairs
+
+    def sweep(self, rows: IntArray, rng: np.random.Generator, evidence: Mapping[int, FloatArray]) -> IntArray:
+        """The rows with every column drawn anew, one after the other: leaves the model's distribution as it is.
+
+        evidence: log weight of each code, by column.
+        """
+        rows = rows.copy()
+        with torch.no_grad():
+            for a in rng.permutation(len(self.sizes)).tolist():
+                self._draw(a, rows, rng, self._own[a] + evidence.get(a, 0.0))
+        return rows
+
+    def _draw(self, a: int, rows: IntArray, rng: np.random.Generator, own: FloatArray) -> None:
+        others = [b for b in range(len(self.sizes)) if (min(a, b), max(a, b)) in self._pairs]
+        factors = [self._pairs[a, b].T if a < b else self._pairs[b, a] for b in others]
+        first = np.cumsum([0, *(self.sizes[b] for b in others)])[:-1]
+        table = torch.from_numpy(np.concatenate(factors).astype(np.float32)) if factors else None
+        alone = torch.from_numpy(own.astype(np.float32))
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
+            logs = alone.expand(len(part), -1)
+            if table is not None:
+                places = torch.from_numpy((part[:, others] + first).astype(np.int32))
+                logs = logs + torch.nn.functional.embedding_bag(places, table, mode="sum")
+            cumulative = torch.softmax(logs, dim=1).cumsum(dim=1)
+            quantile = torch.from_numpy(rng.random((len(part), 1), dtype=np.float32)) * cumulative[:, -1:]
+            part[:, a] = (cumulative <= quantile).sum(dim=1).clamp(max=self.sizes[a] - 1).numpy()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dual:
+    """The dual over row weights, and where it stands: theta of all tables, one after the other.
+
+    tables: what was measured.  regularisation: lambda of the ridge on theta.
+    """
+
+    tables: tuple[Table, ...]
+    sizes: tuple[int, ...]
+    n_units: float
+    regularisation: float
+    theta: torch.Tensor
+
+    @classmethod
+    def start(cls, tables: Sequence[Table], sizes: Sequence[int], n_units: float, regularisation: float) -> Dual:
+        theta = torch.zeros(sum(t.values.numel() for t in tables), dtype=torch.float64)
+        return cls(tuple(tables), tuple(sizes), n_units, regularisation, theta)
+
+    @property
+    def factors(self) -> list[Factor]:
+        parts = zip(self.tables, self._spans, strict=True)
+        return [factor_of(t, self.theta[i:j].reshape(t.values.shape), self.sizes) for t, (i, j) in parts]
+
+    @property
+    def _spans(self) -> list[tuple[int, int]]:
+        ends = np.cumsum([t.values.numel() for t in self.tables]).tolist()
+        return list(zip([0, *ends[:-1]], ends, strict=True))
+
+    def solved(self, rows: IntArray, logs: FloatArray, *, step: float, iterations: int) -> tuple[Dual, FloatArray]:
+        """(the dual solved on these rows, their new log weights).
+
+        logs: log weights by which `rows` stand for the model as it is.  step: a further ridge on the move, in multiples of the
+        other.
+        """
+        cells = [torch.from_numpy(f.cells(rows)) for f in self.factors]
+        spans = list(zip(cells, self._spans, strict=True))
+        n, before = self.n_units, self.theta
+        measured = torch.cat([t.values.cpu().double().reshape(-1) for t in self.tables])
+        sigma = torch.cat([t.sigma.cpu().double().expand(t.values.shape).reshape(-1) for t in self.tables])
+        penalty = self.regularisation * sigma**2
+        scale = (penalty + measured.clamp(min=1.0)).rsqrt()
+        weight = torch.zeros_like(measured).requires_grad_()
+        start = torch.from_numpy(logs - logs.max())
+        start = start - torch.logsumexp(start, 0)
+
+        def logs_of(move: torch.Tensor) -> torch.Tensor:
+            out = start.clone()
+            for places, (i, j) in spans:
+                out += move[i:j][places]
+            return out
+
+        def closure() -> torch.Tensor:
+            with torch.no_grad():
+                move = scale * weight
+                now = logs_of(move)
+                log_mean = torch.logsumexp(now, 0)
+                shares = torch.exp(now - log_mean)
+                expected = torch.cat([torch.bincount(p, weights=shares, minlength=j - i) for p, (i, j) in spans])
+                theta = before + move
+                weight.grad = scale * (n * expected - measured + penalty * (theta + step * move)) / n
+                ridge = 0.5 * (penalty * (theta**2 + step * move**2)).sum()
+                value: torch.Tensor = (n * log_mean - (move * measured).sum() + ridge) / n
+            return value
+
+        with one_thread():
+            minimise(closure, [weight], iterations)
+        move = (scale * weight).detach()
+        return replace(self, theta=before + move), logs_of(move).numpy()
+
+
+def fit_tilt(
+    dual: Dual, rows: IntArray, base: Sequence[FloatArray], tree: Sequence[Factor], rng: np.random.Generator
+) -> Dual:
+    """The dual solved on top of the tree's model, from which `rows` were drawn.
+
+    base, tree: the tree's model as factors: log shares of each column, and its tables' thetas.
+    """
+    for number, step in enumerate(STEPS):
+        dual, logs = dual.solved(rows, np.zeros(len(rows)), step=step, iterations=ITERATIONS)
+        if number + 1 < len(STEPS):
+            rows = resample(rows, logs, len(rows), rng)
+            rows = Conditionals(dual.sizes, base, [*tree, *dual.factors]).sweep(rows, rng, {})
+    return dual
