@@ -89,7 +89,7 @@ class Marginals:
             levels = resolutions(codecs)
             distances = dependence(table, levels, n_units=n_units, mu_squared=selection)
             weights = [self.target_weight if c.column in targets else 1.0 for c in codecs]
-            chosen = self._select(distances, [[c.size for c in of] for of in levels], weights, left)
+            chosen = self._select(distances, [[c.size for c in of] for of in levels], weights, n_units, left)
             progress.stage("measuring pairs", len(chosen.tree) + len(chosen.further))
             all_shares = len(chosen.tree) + self.further_weight * len(chosen.further)
             of_tree = left * len(chosen.tree) / all_shares
@@ -136,6 +136,7 @@ class Marginals:
         distances: Mapping[Choice, float],
         sizes: Sequence[Sequence[int]],
         weights: Sequence[float],
+        n_units: float,
         mu_squared: float,
     ) -> Selection:
         if self.structure == "tree":
@@ -148,6 +149,7 @@ class Marginals:
                 distances,
                 sizes,
                 mu_squared,
+                n_units=n_units,
                 weights=weights,
                 max_cells=self.max_cells,
                 further_weight=self.further_weight,

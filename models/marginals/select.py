@@ -27,6 +27,10 @@ MAX_FURTHER = 400
 # The ridge of the fit takes away most of a table's noise: this share of it stands against a pair's gain. Measured on census
 # and credit tables at epsilon .1 to 10, flat from .2 to .7.
 NOISE_LEFT, NOISE_LEFT_FURTHER = 0.5, 0.35
+# A pair of the tree is measured coarsely too where the L1 noise of its table is more than the first share of the units and its
+# coarse distance from independence more than the second: cells that hold nothing keep the positive half of their noise, which
+# blurs a strong dependence over the whole table.
+BLURRED, STRONG = 0.5, 0.15
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,11 +147,13 @@ def select(
     sizes: Sequence[Sequence[int]],
     mu_squared: float,
     *,
+    n_units: float,
     weights: Sequence[float],
     max_cells: int,
     further_weight: float,
 ) -> Selection:
-    """The pairs of a junction tree of `max_cells` cells at the finest resolution, and further ones at whichever is best.
+    """The pairs of a junction tree of `max_cells` cells at the finest resolution, and further tables beside them: pairs that
+    the tree does not hold, at whichever resolution is best, and coarse ones of those in it that noise would blur.
 
     further_weight: share of mu^2 that a further table gets, against one of the tree; 0 = none.
     """
@@ -166,7 +172,24 @@ def select(
             best[choice[0]] = choice
         worth = sorted((c for c in best.values() if gain[c] > 0), key=lambda c: (-gain[c], c))
         further = worth[:MAX_FURTHER]
-    return Selection(tree=tuple(tree), further=tuple(sorted(further)))
+    sigma = math.sqrt((len(tree) + further_weight * len(further)) / mu_squared)
+    coarse = _blurred(tree, distances, sizes, sigma, n_units)
+    return Selection(tree=tuple(tree), further=tuple(sorted([*further, *coarse])))
+
+
+def _blurred(
+    tree: Sequence[Choice],
+    distances: Mapping[Choice, float],
+    sizes: Sequence[Sequence[int]],
+    sigma: float,
+    n_units: float,
+) -> Iterable[Choice]:
+    """The coarsest look at each pair of the tree that noise would blur."""
+    for (a, b), level in tree:
+        noise = math.sqrt(2 / math.pi) * sigma * sizes[a][level] * sizes[b][level]
+        coarsest = max(at for at in range(len(sizes[a])) if ((a, b), at) in distances)
+        if noise > BLURRED * n_units and coarsest > level and distances[(a, b), coarsest] > STRONG * n_units:
+            yield (a, b), coarsest
 
 
 def _finest(distances: Mapping[Choice, float]) -> dict[Choice, float]:
@@ -205,14 +228,14 @@ def dense_tree(
 
 
 def _held(ranked: Sequence[Choice], sizes: Sequence[int], at_most: int, max_cells: int) -> list[Choice]:
-    """The first `at_most` of the choices that a junction tree of `max_cells` cells holds; a pair of columns always fits."""
+    """The first `at_most` of the choices that a junction tree of `max_cells` cells holds; the first pair always fits."""
     growing = Triangulation(sizes)
     chosen: list[Choice] = []
     for choice in ranked:
         (a, b), _ = choice
         if len(chosen) == at_most:
             break
-        if growing.cells_with((a, b)) <= max(max_cells, sizes[a] * sizes[b]):
+        if growing.cells_with((a, b)) <= max(max_cells, sizes[a] * sizes[b] + sum(sizes)):
             growing.add((a, b))
             chosen.append(choice)
     return chosen

@@ -199,7 +199,9 @@ def test_a_pair_beside_the_tree_is_measured_at_the_resolution_it_is_worth() -> N
     distances = {((0, 1), 0): 9000.0, ((0, 1), 1): 8900.0, ((0, 2), 0): 8000.0, ((0, 2), 1): 100.0}
     distances |= {((1, 2), 0): 3000.0, ((1, 2), 1): 2900.0}
     sizes = [[20, 5]] * 3
-    chosen = select(distances, sizes, 0.01, weights=[1.0] * 3, max_cells=1, further_weight=0.5)
-    assert {pair for pair, level in chosen.tree if level == 0} == {pair for pair, _ in chosen.tree}
+    chosen = select(distances, sizes, 0.01, n_units=1e6, weights=[1.0] * 3, max_cells=1, further_weight=0.5)
+    assert [level for _, level in chosen.tree] == [0]
     assert all(level == 1 for pair, level in chosen.further if pair != (0, 2))
     assert {pair for pair, _ in (*chosen.tree, *chosen.further)} == {(0, 1), (0, 2), (1, 2)}
+    blurred = select(distances, sizes, 0.01, n_units=9000, weights=[1.0] * 3, max_cells=400, further_weight=0.5)
+    assert ((0, 1), 0) in blurred.tree and ((0, 1), 1) in blurred.further
