@@ -25,6 +25,7 @@ from dpsynth.encode.grid import (
     MAX_INTERVALS,
     OVER_BUCKETS,
     SIGNIFICANT,
+    decades,
     groups_worth,
     intervals,
     intervals_worth,
@@ -267,12 +268,14 @@ class _Learner:
     # -- vocabulary ----------------------------------------------------------------------------------------------------
 
     def _vocabulary(self, columns: list[Column]) -> list[Column]:
-        asked = [c.name for c in self._open(columns) if self._needs_vocabulary(c)]
+        needing = [c for c in self._open(columns) if self._needs_vocabulary(c)]
+        asked, strings = [c.name for c in needing], sum(c.kind in ("categorical", "text") for c in needing)
+        share = self.split.vocabulary_of(strings, len(asked) - strings)
         self.progress.stage("finding frequent values", len(asked))
         for name in asked:
             self.vocabularies[name] = self.table.vocabulary(
                 name,
-                mu_squared=self.split.vocabulary * self.total / len(asked),
+                mu_squared=share * self.total / len(asked),
                 delta=self.table.account.reserved.delta / len(asked) * (1 - 1e-9),
                 stage="vocabulary",
             )
@@ -325,7 +328,7 @@ class _Learner:
                 c,
                 m.values,
                 m.sigma,
-                quantiles=max(groups_worth(n_units, pair_sigma) // 2, 1),
+                quantiles=3 * groups_worth(n_units, pair_sigma) // 2,
                 least=max(LEAST_SHARE, min(pair_sigma / max(n_units, 1.0), 0.1)),
                 nullable=column.nullable if column is not None else False,
                 coarse=self.ranges.get(c.column),
@@ -357,6 +360,8 @@ class _Learner:
         guessed = set(sentinels(edges[0], edges[-1], step)) - bought if scale == "number" else set()
         self.guessed[column.name] = guessed
         cuts = intervals(edges, counts, step, pieces)
+        if column.bounds is not None:  # nothing is known of where in its bounds the column lies
+            cuts = np.union1d(cuts, decades(edges[0], edges[-1], step))
         atoms = sorted(bought | guessed)
         # An interval ends at each outermost atom that was bought and at each guess, so that what lies beyond can be seen to be empty.
         ends = [a for a in guessed | {min(bought, default=0.0), max(bought, default=0.0)} if cuts[0] < a < cuts[-1]]

@@ -65,7 +65,7 @@ class Split:
 
     identifiers: float = 0.03
     schema: float = 0.12
-    vocabulary: float = 0.12
+    vocabulary: float = 0.16
     one_way: float = 0.15
     selection: float = 0.03
     gate: float = 0.05
@@ -74,6 +74,10 @@ class Split:
         shares = [getattr(self, f.name) for f in fields(self)]
         if any(not 0 < s < 1 for s in shares) or sum(shares) >= 1:
             raise PrivacyError("each share of the split must be above 0, and all together below 1")
+
+    def vocabulary_of(self, strings: int, others: int) -> float:
+        """Share of the vocabulary stage: less where few columns need one, and where it finds heaps of numbers alone."""
+        return min(self.vocabulary, 0.02 * strings + 0.01 * others)
 
 
 def pairs_looked_at(d: int, *, seed: int = 0) -> list[tuple[int, int]]:
@@ -237,6 +241,9 @@ def plan(
         raise SchemaError("the schema has no column to model")
     shares = {stage: getattr(split, stage.replace("-", "_")) for stage in STAGES if stage != "pairs"}
     shares = {stage: share for stage, share in shares.items() if queries[stage]}
+    if "vocabulary" in shares:
+        worded = sum(c.kind in (None, "categorical", "text") for c in _worded(schema))
+        shares["vocabulary"] = split.vocabulary_of(worded, queries["vocabulary"] - worded)
     rest = "pairs" if queries["pairs"] else "one-way"
     shares[rest] = shares.get(rest, 0.0) + 1 - math.fsum(shares.values())
     lines = tuple(
@@ -278,6 +285,11 @@ def _modelled(schema: Schema) -> list[Column]:
     return [c for c in schema.columns if c.role != "identifier" and c.kind != "id"]
 
 
+def _worded(schema: Schema) -> list[Column]:
+    """Columns whose frequent values are looked for."""
+    return [c for c in _modelled(schema) if c.categories is None and c.kind != "boolean"]
+
+
 def _queries(schema: Schema) -> dict[str, int]:
     """How many queries each stage asks. A vector of scores that shares one noise scale counts once for each score."""
     modelled = _modelled(schema)
@@ -286,7 +298,7 @@ def _queries(schema: Schema) -> dict[str, int]:
     return {
         "identifiers": 2 * len(strings),
         "schema": sum(_unknowns(c) for c in modelled),
-        "vocabulary": sum(c.categories is None and c.kind != "boolean" for c in modelled),
+        "vocabulary": len(_worded(schema)),
         "one-way": d,
         "selection": len(pairs_looked_at(d)) * len(resolutions_looked_at(d)),
         "pairs": max(d - 1, 0),

@@ -12,11 +12,11 @@ from dpsynth.encode.grid import (
     OVER_INTERVALS,
     OVER_WHOLE,
     SIGNIFICANT,
+    denoise,
     expected_shares,
     label_groups,
     line_groups,
     occupied_span,
-    smooth,
 )
 from dpsynth.privacy.source import FloatArray, IntArray
 
@@ -86,20 +86,28 @@ def _line(
     )
     if trim and cells.edges:
         first, last = _cut_at_atoms(cells, known, sigma, first, last)
-    inside = (place >= first) & (place < last)
-    known = np.where(inside, known, 0.0)
+    within_span = (place >= first) & (place < last)
+    known = np.where(within_span, known, 0.0)
     within = slice(first, last)
     groups = np.zeros(len(known), np.int64)
     groups[within] = line_groups(
         cells.low[within], cells.high[within], np.maximum(known[within], 0.0), quantiles=quantiles, least=least
     )
     groups[last:] = groups[max(last - 1, 0)]
-    if coarse is None:
-        weights = np.maximum(known, 0.0)
-    else:
-        expected = np.where(inside, expected_shares(cells.low, cells.high, *coarse), 0.0)
-        weights = smooth(known, expected, groups, sigma)
+    weights = np.maximum(known, 0.0)
+    if coarse is not None:
+        # Atoms stand for themselves, but where all cells are single values: whole numbers, and neighbours are alike.
+        smoothed = within_span & ((cells.low < cells.high) if cells.edges else True)
+        expected = _expected(cells, coarse)[smoothed]
+        weights[smoothed] = denoise(known[smoothed], expected, sigma)
     return weights, _joined(groups, weights)
+
+
+def _expected(cells: LineCells, coarse: Coarse) -> FloatArray:
+    """What to expect of each cell, where nothing is seen: half by the coarser histogram, half alike for all."""
+    even = np.full(len(cells.low), 1 / max(len(cells.low), 1))
+    by_width = expected_shares(cells.low, cells.high, *coarse)
+    return 0.5 * even + 0.5 * by_width
 
 
 def _cut_at_atoms(cells: LineCells, known: FloatArray, sigma: float, first: int, last: int) -> tuple[int, int]:

@@ -29,6 +29,7 @@ class Growth(NamedTuple):
 OVER_BUCKETS, OVER_INTERVALS, OVER_WHOLE = Growth(4.0, 2), Growth(3.0, 4), Growth(4.5, 32)
 MAX_INTERVALS = 512
 EQUAL_WIDTHS = 20
+PER_DECADE = 12
 
 
 def occupied_span(
@@ -110,6 +111,23 @@ def intervals(edges: FloatArray, counts: FloatArray, step: float | None, n: int)
     return np.unique(np.rint(out / step) * step) if step else np.unique(out)
 
 
+def decades(low: float, high: float, step: float | None) -> FloatArray:
+    """Edges in (low, high) that get wider with their distance from 0, PER_DECADE to each power of ten.
+
+    For a line of which only the bounds are known: amounts mostly lie close to 0, however far their bounds are apart.
+    """
+    far = max(abs(low), abs(high), 1e-300)
+    smallest = max(step or 0.0, far * 1e-6)
+    ladder = 10.0 ** (
+        np.arange(math.floor(math.log10(smallest)) * PER_DECADE, math.log10(far) * PER_DECADE) / PER_DECADE
+    )
+    edges = np.concatenate([-ladder, [0.0], ladder])
+    if step:
+        edges = np.rint(edges / step) * step
+    inside: FloatArray = np.unique(edges[(edges > low) & (edges < high)])
+    return inside
+
+
 def sentinels(low: float, high: float, step: float | None) -> list[float]:
     """Numbers in [low, high) that tables often use as codes or caps: 0, -1, and those of nines alone, of either sign.
 
@@ -130,28 +148,37 @@ def expected_shares(low: FloatArray, high: FloatArray, edges: FloatArray, counts
     return shares
 
 
-def smooth(counts: FloatArray, expected: FloatArray, groups: IntArray, sigma: float) -> FloatArray:
-    """Noisy fine counts -> non-negative weights: within each group shrunk towards the `expected` shares.
+def denoise(counts: FloatArray, expected: FloatArray, sigma: float) -> FloatArray:
+    """Noisy counts of neighbouring cells -> non-negative weights, smooth where the noise hides what is there.
 
-    James-Stein: the more of a group's scatter the noise explains, the closer it gets to what was expected. Cells of which
-    nothing is expected (atoms) keep their own counts. A group's total is kept where it is positive.
+    counts: each with noise of sd `sigma`.  expected: what each cell would hold, up to a factor, if nothing were seen; above 0.
+    Cells are split in halves again and again. How a part divides is taken from the counts as far as it stands out of
+    the noise (by 1 - variance / square, as James and Stein do), and from what is expected for the rest. So broad shapes, whose
+    noise averages out, are kept, and so is a heap that stands out of its neighbours. The total is kept where it is above 0.
     """
-    weights = np.maximum(counts, 0.0)
-    for group in np.unique(groups):
-        inside = np.flatnonzero((groups == group) & (expected > 0))
-        total = counts[inside].sum()
-        if len(inside) < 2 or total <= 0:
+    sums, before = (np.concatenate([[0.0], np.cumsum(x)]) for x in (counts, expected))
+    weights = np.zeros(len(counts))
+    open_parts = [(0, len(counts), max(float(counts.sum()), 0.0))] if len(counts) else []
+    while open_parts:
+        start, end, weight = open_parts.pop()
+        if end - start == 1 or weight == 0:
+            weights[start] = weight
             continue
-        prior = total * expected[inside] / expected[inside].sum()
-        scatter = float(((counts[inside] - prior) ** 2).mean())
-        keep = max(0.0, 1 - sigma**2 / scatter) if scatter > 0 else 0.0
-        shrunk = np.maximum(prior + keep * (counts[inside] - prior), 0.0)
-        weights[inside] = shrunk * (total / shrunk.sum())
+        middle = (start + end) // 2
+        left = float((before[middle] - before[start]) / (before[end] - before[start]))
+        total = float(sums[end] - sums[start])
+        if total > 0:
+            difference = float(sums[middle] - sums[start]) - left * total
+            variance = sigma**2 * ((middle - start) * (1 - left) ** 2 + (end - middle) * left**2)
+            if difference**2 > variance:
+                left = float(np.clip(left + (1 - variance / difference**2) * difference / total, 0.0, 1.0))
+        open_parts += [(start, middle, left * weight), (middle, end, (1 - left) * weight)]
     return weights
 
 
 def line_groups(low: FloatArray, high: FloatArray, counts: FloatArray, *, quantiles: int, least: float) -> IntArray:
-    """Groups of neighbouring cells, cut where people look: at EQUAL_WIDTHS bins of the line and at `quantiles` of its rows.
+    """Groups of neighbouring cells, cut where people look: at EQUAL_WIDTHS bins of the line, and these in parts that hold
+    about one in `quantiles` of its rows.
 
     low, high: ends of each cell.  counts: noisy, non-negative.  A cell with more than an even share stands alone (0, 40 hours a
     week); after that the lightest group joins its lighter neighbour until none holds less than `least` of the rows. Equal
@@ -162,10 +189,15 @@ def line_groups(low: FloatArray, high: FloatArray, counts: FloatArray, *, quanti
         return np.zeros(len(counts), np.int64)
     span = max(float(high[-1] - low[0]), 1e-300)
     width = np.clip(np.floor((low - low[0]) / span * EQUAL_WIDTHS), 0, EQUAL_WIDTHS - 1)
-    middle = (np.cumsum(counts) - counts / 2) / total
-    quantile = np.clip(np.floor(middle * quantiles), 0, quantiles - 1)
     heavy = counts >= total / EQUAL_WIDTHS
-    cut = (np.diff(width) != 0) | (np.diff(quantile) != 0) | heavy[1:] | heavy[:-1]
+    light = np.where(heavy, 0.0, counts)
+    bins = width.astype(np.int64)
+    mass = np.bincount(bins, weights=light, minlength=EQUAL_WIDTHS)
+    parts = np.maximum(np.rint(mass / total * quantiles), 1.0)[bins]
+    start = (np.cumsum(mass) - mass)[bins]
+    place = (np.cumsum(light) - light / 2 - start) / np.maximum(mass[bins], 1e-300)
+    part = np.clip(np.floor(place * parts), 0, parts - 1)
+    cut = (np.diff(bins) != 0) | (np.diff(part) != 0) | heavy[1:] | heavy[:-1]
     groups: IntArray = np.concatenate([[0], np.cumsum(cut)])
     return _lightest_joined(groups, counts, least * total)
 

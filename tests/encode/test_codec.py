@@ -15,6 +15,8 @@ from dpsynth.encode.from_counts import codec_from
 from dpsynth.encode.grid import (
     OVER_INTERVALS,
     OVER_WHOLE,
+    decades,
+    denoise,
     even_groups,
     expected_shares,
     intervals,
@@ -22,7 +24,6 @@ from dpsynth.encode.grid import (
     line_groups,
     occupied_span,
     sentinels,
-    smooth,
 )
 from dpsynth.encode.parse import TIME_STEPS, decimals_of, looks_dated, looks_numeric, numbers, time_step_of
 from dpsynth.encode.questions import FormOf, RangeOf, StepOf
@@ -202,16 +203,26 @@ def test_a_lines_groups_end_at_equal_widths_and_quantiles_and_hold_enough() -> N
     assert (alone == alone[40]).sum() == 1
 
 
-def test_smoothing_keeps_totals_flattens_noise_and_keeps_signal() -> None:
+def test_denoising_keeps_totals_shapes_and_heaps_and_takes_noise_away() -> None:
     rng = np.random.default_rng(0)
-    groups, expected = np.repeat([0, 1], 50), np.full(100, 0.01)
-    flat = 100 + rng.normal(0, 10, 100)
-    smoothed = smooth(flat, expected, groups, 10.0)
-    assert np.std(smoothed[:50]) < 4 and smoothed[:50].sum() == pytest.approx(flat[:50].sum())
-    peaked = flat.copy()
-    peaked[7] += 2000
-    assert smooth(peaked, expected, groups, 10.0)[7] > 1900
-    assert np.all(smooth(rng.normal(0, 10, 100), expected, groups, 10.0) >= 0)
+    place, sigma = np.arange(256.0), 10.0
+    smooth = 4000 * np.exp(-place / 30) / np.exp(-place / 30).sum()
+    even = np.full(256, 1 / 256)
+    noisy = smooth + rng.normal(0, sigma, 256)
+    found = denoise(noisy, even, sigma)
+    assert found.min() >= 0 and found.sum() == pytest.approx(noisy.sum())
+    assert np.abs(found - smooth).sum() < 0.5 * np.abs(np.maximum(noisy, 0) - smooth).sum()
+    heap = smooth + 500.0 * (place == 100)
+    found = denoise(heap + rng.normal(0, sigma, 256), even, sigma)
+    assert found[100] == pytest.approx(500, abs=40) and found[[98, 99, 101, 102]].max() < 60
+    assert denoise(np.array([30.0, 20.0]), np.array([0.5, 0.5]), 1e-9) == pytest.approx([30, 20])
+    assert np.all(denoise(np.full(8, -3.0), np.full(8, 0.125), 5.0) == 0) and not len(denoise(place[:0], even[:0], 1.0))
+
+
+def test_edges_over_decades_lie_close_where_amounts_are() -> None:
+    edges = decades(-100.0, 1_000_000.0, 1.0)
+    assert 0.0 in edges and edges.min() > -100 and edges.max() < 1_000_000 and np.all(edges == np.rint(edges))
+    assert (np.abs(edges) <= 1000).sum() > 30 and 60 < len(edges) < 140
 
 
 def test_what_is_expected_of_a_cell_follows_the_coarser_histogram_not_its_width() -> None:
