@@ -1,7 +1,7 @@
 """One fit of one model: `python bench/fits.py MODEL TRAIN.parquet BOOK.json EPSILON OUT.parquet`.
 
 Runs under the interpreter of the model's own environment, so it imports nothing but that model, pandas and `books`. Prints as
-JSON the CPU seconds of fitting and sampling, imports and reading left out, and the model's version. Every peer is told the
+JSON the CPU seconds of fitting and sampling (imports and reading left out), the peak memory, and the model's version. Every peer is told the
 public bounds and categories in the way it asks for them, and gets epsilon for all it does, preparation included.
 """
 
@@ -118,7 +118,7 @@ def main(model: str, train: str, book: str, epsilon: str, out: str) -> None:
     fit, found = FAMILIES[family](member or "auto", columns, float(epsilon))
     before, started = _cpu(), time.monotonic()
     synthetic = fit(table)
-    took = {"fit_cpu": _cpu() - before, "fit_seconds": time.monotonic() - started, "version": found}
+    took = {"fit_cpu": _cpu() - before, "fit_seconds": time.monotonic() - started, "peak_mb": _peak(), "version": found}
     labels = [f.name for f in columns.fields if f.kind == "categorical"]
     texts = {c: synthetic[c].astype(object).map(str, na_action="ignore") for c in labels}
     synthetic.assign(**texts).to_parquet(out)
@@ -128,6 +128,14 @@ def main(model: str, train: str, book: str, epsilon: str, out: str) -> None:
 def _cpu() -> float:
     """CPU seconds of this process, its threads and the children it has waited for."""
     return sum(u.ru_utime + u.ru_stime for u in (getrusage(RUSAGE_SELF), getrusage(RUSAGE_CHILDREN)))
+
+
+def _peak() -> float:
+    """Largest memory in MB that this process held, or a child that it has waited for."""
+    # Not from getrusage: a process starts there with what the one that forked it held.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return max(own, getrusage(RUSAGE_CHILDREN).ru_maxrss) / 1024
 
 
 if __name__ == "__main__":

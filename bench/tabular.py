@@ -107,7 +107,7 @@ def _synthesize(
 
 
 def _run(command: Sequence[str], log: Path, limit: float) -> Record:
-    """Exit status, CPU seconds and peak memory of a process and its children, killed after `limit` seconds."""
+    """Exit status and CPU seconds of a process and its children, killed after `limit` seconds."""
     with log.open("w") as stdout, (log.parent / "errors").open("w") as stderr:
         process = subprocess.Popen(command, stdout=stdout, stderr=stderr, start_new_session=True)
         end = time.monotonic() + limit
@@ -117,7 +117,7 @@ def _run(command: Sequence[str], log: Path, limit: float) -> Record:
             time.sleep(0.02)
     _, status, usage = waited
     process.returncode = status  # it has been waited for
-    return {"status": status, "cpu": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}
+    return {"status": status, "cpu": usage.ru_utime + usage.ru_stime}
 
 
 def _last_error(log: Path) -> str:

@@ -47,6 +47,8 @@ Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id"]
 LOOKED_AT = 1500
 # An integer column spanning at most this many values gets a cell for each.
 WHOLE = 512
+# A second look for categories is worth its price where more than this share of the rows is left without one.
+FEW = 0.02
 # A group of a number line holds this share of the units at least, or as many as the noise of a pair's table makes up.
 LEAST_SHARE = 0.002
 # Of the schema stage's share for a column: what its form and its step get where they are asked; its range gets the rest.
@@ -151,6 +153,7 @@ class _Learner:
         self.vocabularies: dict[str, Vocabulary] = {}
         self.guessed: dict[str, set[float]] = {}
         self.totals: list[float] = []
+        self.known: dict[str, float] = {}  # units whose cell is not missing
 
     def run(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> Domain:
         columns = [self._unit(c) if c.name == self.table.unit else c for c in columns]
@@ -226,6 +229,7 @@ class _Learner:
         each = self.split.schema * self.total / max(len(self._open(columns)), 1)
         forms = self._ask([FormOf(c.name) for c in unknown], "form", FORM_PART * each)
         kinds = {c.name: _kind(m) for c, m in zip(unknown, forms, strict=True)}
+        self.known = {c.name: float(m.values[1:].sum()) for c, m in zip(unknown, forms, strict=True)}
         columns = [replace(c, kind=kinds[c.name]) if c.name in kinds else c for c in columns]
         lines = [c for c in self._open(columns) if c.kind in _SCALES]
         stepless = [c for c in lines if not c.integer and c.decimals is None]
@@ -272,14 +276,12 @@ class _Learner:
         asked, strings = [c.name for c in needing], sum(c.kind in ("categorical", "text") for c in needing)
         share = self.split.vocabulary_of(strings, len(asked) - strings)
         self.progress.stage("finding frequent values", len(asked))
-        for name in asked:
-            self.vocabularies[name] = self.table.vocabulary(
-                name,
-                mu_squared=share * self.total / len(asked),
-                delta=self.table.account.reserved.delta / len(asked) * (1 - 1e-9),
-                stage="vocabulary",
-            )
-            self.progress.advance()
+        again = [c.name for c in needing if c.kind == "categorical" and c.name in self.known]
+        delta = self.table.account.reserved.delta * (1 - 1e-9) / (2 if again else 1)
+        self._look(asked, share * self.total, delta, "vocabulary")
+        if again:  # where nothing is lacking, it makes the counts of all of them better
+            lacking = [name for name in again if self._lacks_values(name)] or again
+            self._look(lacking, self.split.rare_values * self.total, delta, "rare-values")
         for c in self._open(columns):
             found = self.vocabularies.get(c.name)
             if c.kind == "categorical" and found and not found.values and self.distinct.get(c.name, 0) > LOOKED_AT:
@@ -287,6 +289,21 @@ class _Learner:
                 self.reasons[c.name] = "nearly all values differ; regenerated as ids"
                 columns = [replace(o, kind="id") if o.name == c.name else o for o in columns]
         return columns
+
+    def _look(self, names: list[str], mu_squared: float, delta: float, stage: str) -> None:
+        """Buy the frequent values of columns; what a second look finds is added to the first's."""
+        for name in names:
+            found = self.table.vocabulary(
+                name, mu_squared=mu_squared / len(names), delta=delta / len(names), stage=stage
+            )
+            self.vocabularies[name] = _together(self.vocabularies.get(name), found)
+            self.progress.advance()
+
+    def _lacks_values(self, name: str) -> bool:
+        """Whether many rows hold values that were not found."""
+        found, known = self.vocabularies[name], self.known[name]
+        noise = found.sigma * math.sqrt(len(found.values) + 1)
+        return known - float(found.counts.sum()) > max(4 * noise, FEW * known)
 
     def _needs_vocabulary(self, column: Column) -> bool:
         if column.kind in ("categorical", "text"):
@@ -408,6 +425,23 @@ class _Learner:
 
 
 _SCALES: dict[Kind | None, Scale] = {"numeric": "number", "datetime": "datetime", "timedelta": "timedelta"}
+
+
+def _together(first: Vocabulary | None, second: Vocabulary) -> Vocabulary:
+    """Values of either look. Counts of a value that both found are averaged by their precision."""
+    if first is None:
+        return second
+    weight = second.sigma**-2 / (first.sigma**-2 + second.sigma**-2)
+    counts = dict(zip(first.values, first.counts.tolist(), strict=True))
+    for value, count in zip(second.values, second.counts.tolist(), strict=True):
+        counts[value] = weight * count + (1 - weight) * counts.get(value, count)
+    ordered = sorted(counts, key=lambda value: (-counts[value], str(value)))
+    return Vocabulary(
+        values=tuple(ordered),
+        counts=np.array([counts[value] for value in ordered], np.float64),
+        sigma=second.sigma,
+        threshold=second.threshold,
+    )
 
 
 def _kind(form: Measurement) -> Kind:

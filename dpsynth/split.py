@@ -31,6 +31,7 @@ STAGES = {
     "identifiers": "which columns hold direct identifiers (noisy votes of the PII detector)",
     "schema": "kinds, decimals and ranges that were not declared",
     "vocabulary": "categories and frequent values that enough units hold",
+    "rare-values": "further categories, where the first look left many rows without one",
     "one-way": "the histogram of each column",
     "selection": "which pairs of columns depend on each other",
     "pairs": "the tables of the selected pairs",
@@ -42,6 +43,7 @@ PHASES: dict[str, Phase] = {
     "identifiers": "schema",
     "schema": "schema",
     "vocabulary": "schema",
+    "rare-values": "schema",
     "one-way": "measurement",
     "selection": "selection",
     "pairs": "measurement",
@@ -65,7 +67,8 @@ class Split:
 
     identifiers: float = 0.03
     schema: float = 0.12
-    vocabulary: float = 0.16
+    vocabulary: float = 0.12
+    rare_values: float = 0.05
     one_way: float = 0.15
     selection: float = 0.03
     gate: float = 0.05
@@ -299,6 +302,7 @@ def _queries(schema: Schema) -> dict[str, int]:
         "identifiers": 2 * len(strings),
         "schema": sum(_unknowns(c) for c in modelled),
         "vocabulary": len(_worded(schema)),
+        "rare-values": sum(c.kind is None for c in modelled),
         "one-way": d,
         "selection": len(pairs_looked_at(d)) * len(resolutions_looked_at(d)),
         "pairs": max(d - 1, 0),

@@ -30,7 +30,7 @@ def product(model: nn.Module, rows: Rows) -> Tensor:
 
 @dataclass(frozen=True)
 class Directions:
-    """Value k > 0 is 3 times the k-th unit vector, 0 is a small vector that all rows share."""
+    """Value k > 0 is 8 times the k-th unit vector, 0 is a small vector that all rows share."""
 
     column: str
     d: int
@@ -40,7 +40,7 @@ class Directions:
         out = np.zeros((len(cells), self.d), np.float32)
         kind = cells.data.astype(int)
         out[kind == 0, -1] = 1e-3
-        out[np.flatnonzero(kind), kind[kind > 0] - 1] = 3.0
+        out[np.flatnonzero(kind), kind[kind > 0] - 1] = 8.0
         return out
 
 
@@ -72,7 +72,7 @@ def claimed(plan: Training) -> float:
 PLAN = Training(sampling_rate=1.0, steps=3000, noise_multiplier=1.0, expected_batch=10)
 
 
-@pytest.mark.parametrize(("rate", "noise", "share"), [(1.0, 1.0, 0.4), (0.2, 0.4, 0.25)])
+@pytest.mark.parametrize(("rate", "noise", "share"), [(1.0, 1.0, 0.4), (0.2, 0.4, 0.15)])
 @pytest.mark.statistical
 def test_the_attack_finds_no_more_than_is_claimed_but_a_good_part(rate: float, noise: float, share: float) -> None:
     plan = replace(PLAN, sampling_rate=rate, noise_multiplier=noise)
@@ -90,11 +90,9 @@ def test_the_attack_finds_too_little_noise_and_too_long_gradients(monkeypatch: p
     # sigma 1 claims 4.9; noise of a quarter of it lets the two be told apart every time.
     assert empirical_epsilon(*pair, DELTA) > claimed(PLAN)
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "limit", property(lambda self: 3.0))
+        patch.setattr(Training, "limit", property(lambda self: 10.0))
         pair = [steps_of(20, unit, PLAN, along, 5 + unit) for unit in (True, False)]
-    assert empirical_epsilon(*pair, DELTA) > empirical_epsilon(
-        *[steps_of(20, unit, PLAN, along, 7 + unit) for unit in (True, False)], DELTA
-    )
+    assert empirical_epsilon(*pair, DELTA) > claimed(PLAN)
 
 
 def opacus_steps(n: int, plan: Training, steps: int, d: int, seed: int) -> FloatArray:
