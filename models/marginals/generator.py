@@ -29,7 +29,7 @@ from dpsynth.models.marginals.select import (
     spanning_tree,
     steps_between,
 )
-from dpsynth.models.marginals.tilt import RIDGE, ROWS, Dual, factor_of, fit_tilt
+from dpsynth.models.marginals.tilt import RIDGE, ROWS, Dual, factor_of, fit_tilt, rows_within_reach
 from dpsynth.models.marginals.tilted import TiltedField
 from dpsynth.models.protocol import Steps
 from dpsynth.privacy.errors import ModelError
@@ -127,7 +127,7 @@ class Marginals:
         progress.stage("fitting the further pairs")
         own = [factor_of(t, theta, sizes) for t, theta in zip(tables, thetas, strict=True)]
         rng = np.random.default_rng(_SEED)
-        rows = field.sample(ROWS, rng=rng, evidence={})
+        rows = field.sample(rows_within_reach(len(tables) + len(further), ROWS), rng=rng, evidence={})
         dual = Dual.start([*tables, *further], sizes, n_units, RIDGE * regularisation)
         return TiltedField(field, base, own, fit_tilt(dual, rows, base, own, rng))
 

@@ -224,14 +224,16 @@ def dense_tree(
         total = math.fsum(gain[c] for c in chosen)
         if total > best[0]:
             best = total, sorted(chosen)
+        if len(chosen) < at_most:
+            break  # no more of them fit: to ask for more would only add noise
     return best[1]
 
 
 def _held(ranked: Sequence[Choice], sizes: Sequence[int], at_most: int, max_cells: int) -> list[Choice]:
     """The first `at_most` of the choices that a junction tree of `max_cells` cells holds; the first pair always fits."""
-    growing = Triangulation(sizes)
-    chosen: list[Choice] = []
-    for choice in ranked:
+    chosen = list(ranked[: _fitting(ranked[:at_most], sizes, max_cells)])
+    growing = Triangulation(sizes, [pair for pair, _ in chosen])
+    for choice in ranked[len(chosen) :]:
         (a, b), _ = choice
         if len(chosen) == at_most:
             break
@@ -239,6 +241,18 @@ def _held(ranked: Sequence[Choice], sizes: Sequence[int], at_most: int, max_cell
             growing.add((a, b))
             chosen.append(choice)
     return chosen
+
+
+def _fitting(ranked: Sequence[Choice], sizes: Sequence[int], max_cells: int) -> int:
+    """How many of the choices, from the first on, fit together as they are: found by halving."""
+    low, high = 0, len(ranked)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if Triangulation(sizes, [pair for pair, _ in ranked[:middle]]).cells <= max_cells:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def log_shares(codec: Codec) -> FloatArray:

@@ -21,14 +21,19 @@ import torch
 from dpsynth.models.marginals.inference import Table, minimise, one_thread
 from dpsynth.privacy.source import FloatArray, IntArray
 
-# Rows that stand for the model while it is fitted.
-ROWS = 50_000
+# Rows that stand for the model while it is fitted: as many as keep rows times tables at WORK, within these.
+ROWS, FEWEST_ROWS, WORK = 50_000, 10_000, 25_000_000
 # The ridge on the tilt, in multiples of the tree's; and, for each round, the further one on its step.
 RIDGE = 5.0
 STEPS = (9.0, 3.0, 1.0, 0.3)
 ITERATIONS = 25
 # Rows of a Gibbs sweep that are handled at once.
 _CHUNK = 20_000
+
+
+def rows_within_reach(tables: int, wanted: int) -> int:
+    """How many of the wanted rows the dual of so many tables can be solved on in seconds; never below FEWEST_ROWS."""
+    return min(wanted, max(FEWEST_ROWS, WORK // max(tables, 1)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,15 @@ import torch
 
 from dpsynth.models.marginals.field import MarkovField
 from dpsynth.models.marginals.inference import Table
-from dpsynth.models.marginals.tilt import Conditionals, Dual, Factor, effective_size, log_weights, resample
+from dpsynth.models.marginals.tilt import (
+    Conditionals,
+    Dual,
+    Factor,
+    effective_size,
+    log_weights,
+    resample,
+    rows_within_reach,
+)
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray, IntArray
 
@@ -54,7 +62,8 @@ class TiltedField:
 
     def _part(self, n: int, rng: np.random.Generator, evidence: Mapping[str, FloatArray]) -> IntArray:
         mild = all(weight.min() * MILD > weight.max() for weight in evidence.values())
-        rows, logs = self._drawn(max(PROPOSED * n, LEAST), rng, {} if mild else evidence)
+        proposed = max(n, rows_within_reach(len(self.dual.tables), max(PROPOSED * n, LEAST)))
+        rows, logs = self._drawn(proposed, rng, {} if mild else evidence)
         if mild:
             _, logs = self.dual.solved(rows, logs, step=0.0, iterations=TOUCHES)
             for name, weight in evidence.items():
