@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dpsynth.bundle import Release, release
+    from dpsynth.column import Column
+    from dpsynth.constraints import Determines, Impossible, Ordered, Total
     from dpsynth.detect import scan, scrub
     from dpsynth.fidelity import FidelityReport, evaluate
     from dpsynth.gate import Gate, GateReport
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     )
     from dpsynth.privacy.ledger import Ledger
     from dpsynth.privacy.statement import PrivacyStatement
-    from dpsynth.schema import Column, Schema
+    from dpsynth.schema import Schema
     from dpsynth.split import BudgetPlan, plan
     from dpsynth.synthesize import fit
     from dpsynth.synthesizer import Synthesizer, load
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "dpsynth.column": ("Column",),
+    "dpsynth.constraints": ("Determines", "Impossible", "Ordered", "Total"),
     "dpsynth.detect": ("scan", "scrub"),
     "dpsynth.fidelity": ("FidelityReport", "evaluate"),
     "dpsynth.gate": ("Gate", "GateReport"),
@@ -59,7 +63,7 @@ _HOME = {
     "dpsynth.privacy.ledger": ("Ledger",),
     "dpsynth.privacy.statement": ("PrivacyStatement",),
     "dpsynth.bundle": ("Release", "release"),
-    "dpsynth.schema": ("Column", "Schema"),
+    "dpsynth.schema": ("Schema",),
     "dpsynth.synthesize": ("fit",),
     "dpsynth.synthesizer": ("Synthesizer", "load"),
     "dpsynth.verification": ("Verification", "verify"),
@@ -70,14 +74,17 @@ __all__ = [
     "BudgetExceeded",
     "BudgetPlan",
     "Column",
+    "Determines",
     "DpsynthError",
     "FidelityReport",
     "Gate",
     "GateFailed",
     "GateReport",
+    "Impossible",
     "Ledger",
     "LedgerError",
     "ModelError",
+    "Ordered",
     "PIIError",
     "PrivacyError",
     "PrivacyStatement",
@@ -85,6 +92,7 @@ __all__ = [
     "Schema",
     "SchemaError",
     "Synthesizer",
+    "Total",
     "Verification",
     "VerificationError",
     "__version__",

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from dpsynth.encode.codec import Codec
+from dpsynth.enforce import Rules, violations
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.privacy.table import PrivateTable
+from dpsynth.sources import read
 from dpsynth.split import pairs_looked_at
 
 if TYPE_CHECKING:
@@ -180,6 +182,8 @@ def judge(synth: Synthesizer, table: pd.DataFrame) -> GateReport:
             margin = z * m.sigma / math.sqrt(d) + drift
             checks.append(_check(name, float(np.mean(values)), margin, allowed + floor, floor))
     checks.append(_leak_check(table))
+    if synth.domain.rules.constraints and len(table):
+        checks.append(_constraint_check(synth.domain.rules, table))
     verdicts = [c.verdict for c in checks]
     verdict: Verdict = "fail" if "fail" in verdicts else "inconclusive" if "inconclusive" in verdicts else "pass"
     pairs = m.tv2 or (0.0,) * d
@@ -217,6 +221,21 @@ def _leak_check(table: pd.DataFrame) -> Check:
         threshold=0.0,
         verdict="fail" if total else "pass",
         detail=f"valid identifiers outside reserved ranges: {kinds}",
+    )
+
+
+def _constraint_check(rules: Rules, table: pd.DataFrame) -> Check:
+    """No row that breaks a declared constraint. Looks at the synthetic table alone."""
+    broken = {rule: count for rule, count in violations(rules, read(table).cells).items() if count}
+    total = float(sum(broken.values()))
+    return Check(
+        name="declared constraints",
+        value=total,
+        low=total,
+        high=total,
+        threshold=0.0,
+        verdict="fail" if total else "pass",
+        detail="rows that break one: " + (", ".join(f"{n} of {rule}" for rule, n in broken.items()) or "none"),
     )
 
 

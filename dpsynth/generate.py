@@ -9,33 +9,40 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from dpsynth.constraints import Determines
 from dpsynth.encode.cells import LabelCells
-from dpsynth.encode.codec import Codec, draw_conditional
+from dpsynth.encode.codec import Codec
+from dpsynth.enforce import Conditions, cells_of
 from dpsynth.learn import ColumnFacts, Domain
 from dpsynth.models.protocol import TableModel
-from dpsynth.privacy.errors import SchemaError
-from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray, Numbers, Strings
+from dpsynth.privacy.errors import ModelError, SchemaError
+from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray
 from dpsynth.schema import Column
+from dpsynth.values import LINES, Own, as_label
+
+# How often rows that no value within their codes lets obey the constraints are replaced.
+_REPLACED = 10
 
 
 def draw(
     domain: Domain, model: TableModel, n: int, evidence: Mapping[str, FloatArray], rng: np.random.Generator
 ) -> tuple[IntArray, IntArray]:
-    """(codes, unit number of each row). With a unit, rows are drawn in proportion to the rows that units hold.
+    """(codes that the constraints allow, unit number of each row). With a unit, rows are drawn in proportion to the rows that
+    units hold.
 
     The model is one of rows weighing 1/k; tilting it by k gives the distribution of rows, and k of a kind make a unit. Rows
     of a unit are drawn independently of each other: what binds them is not modelled.
     """
     codec = domain.rows_codec
     if codec is None:
-        return model.sample(n, rng=rng, evidence=evidence), np.arange(n)
+        return domain.rules.draw(model, n, evidence, rng), np.arange(n)
     rows = np.append(
         np.arange(1, codec.cells.size, dtype=np.float64), 0.0
     )  # cell i holds i + 1 rows; the last is "missing"
     tilted = codec.tilted(rows)
     held = np.bincount(codec.groups, weights=codec.shares * rows, minlength=codec.size)
     mean_rows: FloatArray = held / np.maximum(codec.group_shares, 1e-300)
-    codes = model.sample(n, rng=rng, evidence={**evidence, ROWS_PER_UNIT: mean_rows})
+    codes = domain.rules.draw(model, n, {**evidence, ROWS_PER_UNIT: mean_rows}, rng)
     k = tilted.refine(codes[:, -1], rng) + 1
     order = np.argsort(k, kind="stable")
     sorted_k = k[order]
@@ -54,35 +61,62 @@ def unit_weights(domain: Domain, unit_ids: IntArray) -> FloatArray:
     return scaled
 
 
-def table_of(
-    facts: Sequence[ColumnFacts],
-    codes: IntArray,
-    unit_ids: IntArray,
-    fixed: Mapping[str, Any],
-    rng: np.random.Generator,
-) -> pd.DataFrame:
-    """The synthetic table: `codes` of shape (n, modelled columns) in the order of `facts`; ids and fakes made afresh.
+def values_of(
+    domain: Domain, model: TableModel, codes: IntArray, conditions: Conditions, rng: np.random.Generator
+) -> dict[str, Own]:
+    """Values of every column that is modelled or follows from those that are, in rows that obey the constraints.
 
-    fixed: values that conditions give to columns, in place of what would be drawn within their group.
+    codes: shape (n, codecs), as `draw` makes them. Raises ModelError where the model has no row that obeys.
     """
-    n = len(codes)
+    values, good = _drawn(domain, codes, conditions, rng)
+    for _ in range(_REPLACED):
+        lacking = np.flatnonzero(~good)
+        if not len(lacking):
+            break
+        spare, _ = draw(domain, model, 2 * len(lacking) + 64, conditions.evidence, rng)
+        others, fit = _drawn(domain, spare, conditions, rng)
+        taken = np.flatnonzero(fit)[: len(lacking)]
+        for name, column in values.items():
+            column[lacking[: len(taken)]] = others[name][taken]
+        good[lacking[: len(taken)]] = True
+    if not good.all():
+        raise ModelError("the constraints leave no row possible under the model; do they hold in the table?")
+    domain.rules.complete(values)
+    return values
+
+
+def _drawn(
+    domain: Domain, codes: IntArray, conditions: Conditions, rng: np.random.Generator
+) -> tuple[dict[str, Own], npt.NDArray[np.bool_]]:
+    """(values within the codes, whether each row obeys)."""
+    values: dict[str, Own] = {}
+    for place, fact in enumerate(f for f in domain.facts if f.codec is not None):
+        name = fact.column.name
+        if name in conditions.fixed:
+            kind = np.float64 if fact.column.kind in LINES else object
+            values[name] = np.full(len(codes), conditions.fixed[name], dtype=kind)
+        else:
+            values[name] = _values(domain, fact, codes[:, place], conditions, rng)
+    return values, domain.rules.obey(values, codes, conditions, rng)
+
+
+def table_of(
+    facts: Sequence[ColumnFacts], values: Mapping[str, Own], unit_ids: IntArray, rng: np.random.Generator
+) -> pd.DataFrame:
+    """The synthetic table from `values_of`; ids and fakes made afresh."""
+    n = len(unit_ids)
     fakes = _fakes(facts, unit_ids, rng)
     out: dict[str, pd.Series[Any]] = {}
-    place = 0
     for fact in facts:
         name = fact.column.name
-        if fact.codec is not None:
-            values = _values(fact, fact.codec, codes[:, place], rng)
-            out[name] = column_of(fact.column, values)
-            place += 1
+        if name in values:
+            out[name] = column_of(fact.column, values[name])
         elif fact.treatment == "unit id":
             out[name] = pd.Series(unit_ids + 1)
         elif fact.treatment == "id":
             out[name] = pd.Series([f"{name}-{i:07d}" for i in range(1, n + 1)], dtype=object)
         else:
             out[name] = pd.Series(fakes[name], dtype=object)
-        if name in fixed:
-            out[name] = column_of(fact.column, np.full(n, fixed[name], dtype=values.dtype))
     return pd.DataFrame(out)
 
 
@@ -99,21 +133,15 @@ def _fakes(facts: Sequence[ColumnFacts], unit_ids: IntArray, rng: np.random.Gene
 
 
 def _values(
-    fact: ColumnFacts, codec: Codec, codes: IntArray, rng: np.random.Generator
-) -> npt.NDArray[np.object_] | FloatArray:
+    domain: Domain, fact: ColumnFacts, codes: IntArray, conditions: Conditions, rng: np.random.Generator
+) -> Own:
     """Values of one modelled column."""
-    fine = codec.refine(codes, rng)
-    if fact.treatment == "scrubbed text":
+    if fact.treatment == "scrubbed text" and fact.codec is not None:
         from dpsynth.privacy.pii import fill_placeholders
 
-        return np.array(fill_placeholders(list(codec.values(fine, rng)), rng), dtype=object)
-    if isinstance(codec.cells, LabelCells) and codec.cells.labels:
-        # "Any other value" has no value to show: such rows get one of the known labels, in proportion.
-        rare = np.flatnonzero(fine == codec.cells.other)
-        known = np.maximum(codec.shares[: codec.cells.other], 0.0)
-        if len(rare) and known.sum() > 0:
-            fine[rare] = draw_conditional((known / known.sum())[None, :], np.zeros(len(rare), np.int64), rng)
-    return codec.values(fine, rng)
+        texts = fact.codec.values(fact.codec.refine(codes, rng), rng)
+        return np.array(fill_placeholders(list(texts), rng), dtype=object)
+    return domain.rules.drawn(fact.column.name, codes, conditions, rng)
 
 
 def column_of(column: Column, values: npt.NDArray[Any]) -> pd.Series[Any]:
@@ -143,20 +171,68 @@ def _times(micro: FloatArray, unit: str) -> npt.NDArray[Any]:
     return out.view(unit)
 
 
+def conditions_of(domain: Domain, where: Mapping[str, Any]) -> Conditions:
+    """What `where` asks of the model and of the values within its codes.
+
+    Raises SchemaError for a column that is not modelled, a value that the model cannot tell from others, and values that
+    contradict a constraint.
+    """
+    fixed: dict[str, Any] = {}
+    kept: dict[str, npt.NDArray[np.bool_]] = {}
+    evidence: dict[str, FloatArray] = {}
+    facts = {f.column.name: f for f in domain.facts}
+    follows = {m.result for m in domain.rules.making if isinstance(m, Determines)}
+    for name, value in where.items():
+        if name not in facts:
+            raise SchemaError(f"there is no column {name!r}")
+        column, codec = facts[name].column, facts[name].codec
+        if name in follows:
+            wanted = _in_own_terms(column, value)
+            root, mask = domain.rules.cells_where(name, lambda cells, wanted=wanted: _equal(cells, wanted))
+            kept[root] = mask & kept.get(root, True)
+        elif codec is None:
+            raise SchemaError(f"column {name!r} is not modelled ({facts[name].treatment})")
+        else:
+            evidence[name], fixed[name] = condition(codec, column, value)
+    for root, mask in kept.items():
+        codec = domain.rules.codecs[root]
+        if not (codec.within @ mask).any():
+            raise SchemaError(
+                f"where: no value of column {root!r} goes with what is asked of the columns that follow from it"
+            )
+        if root in fixed:
+            if not mask[codec.cells.encode(cells_of(fixed[root]))[0]]:
+                raise SchemaError(f"where: the value of column {root!r} does not go with what is asked of others")
+        else:
+            evidence[root] = codec.within @ mask
+    kept = {root: mask for root, mask in kept.items() if root not in fixed}
+    if (broken := domain.rules.contradicts(fixed)) is not None:
+        raise SchemaError(f"where: the values do not obey the constraint {broken}")
+    return domain.rules.with_evidence(Conditions(fixed=fixed, kept=kept, evidence=evidence))
+
+
+def _in_own_terms(column: Column, value: Any) -> Any:
+    missing = value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value))
+    if column.kind in LINES:
+        return np.nan if missing else _on_line(column, value)
+    return None if missing else as_label(value)
+
+
+def _equal(cells: Own, wanted: Any) -> npt.NDArray[np.bool_]:
+    if wanted is None:
+        return np.array([c is None for c in cells], bool)
+    if isinstance(wanted, float):
+        return np.isclose(cells.astype(np.float64), wanted, rtol=1e-9, atol=1e-9, equal_nan=True)
+    return np.asarray(cells == wanted, bool)
+
+
 def condition(codec: Codec, column: Column, value: Any) -> tuple[FloatArray, Any]:
     """(weight of each code, value in the codec's terms) for the condition that a column equals `value`.
 
     Raises SchemaError where the model cannot tell that value from any other.
     """
-    missing = value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value))
-    if isinstance(codec.cells, LabelCells):
-        text = None if missing else str(value)
-        cells: Strings | Numbers = Strings(np.array([-1 if missing else 0], np.int32), np.array([text], dtype=object))
-        own: Any = text
-    else:
-        own = np.nan if missing else _on_line(column, value)
-        cells = Numbers(np.array([own], np.float64))
-    fine = int(codec.cells.encode(cells)[0])
+    own = _in_own_terms(column, value)
+    fine = int(codec.cells.encode(cells_of(own))[0])
     share = codec.shares[fine]
     if share <= 0 or (isinstance(codec.cells, LabelCells) and fine == codec.cells.other):
         raise SchemaError(f"where: column {column.name!r} has no such value in the model; see its schema")

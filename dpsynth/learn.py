@@ -3,6 +3,7 @@
     identifiers   noisy votes of the PII detector: which columns are dropped and regenerated, which are scrubbed
     schema        noisy histograms over fixed grids: kind, decimals, range
     vocabulary    stability histograms: categories, frequent values
+    mappings      which value of one column goes with which of another, where that is declared to be so but not how
     one-way       the histogram of each column over its fine cells
 
 A fact that the schema declares is taken from there and costs nothing. Everything else comes out of a noisy answer.
@@ -18,6 +19,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 
+from dpsynth.constraints import Constraint, Determines, in_order
 from dpsynth.encode.cells import FineCells, LabelCells, LineCells
 from dpsynth.encode.codec import Codec
 from dpsynth.encode.from_counts import codec_from
@@ -34,6 +36,8 @@ from dpsynth.encode.grid import (
 )
 from dpsynth.encode.parse import MAX_DECIMALS, TIME_STEPS, Scale
 from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, StepOf
+from dpsynth.enforce import SCALES, Rules, cuts, made_column
+from dpsynth.mapping import learned
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable, Vocabulary
@@ -41,10 +45,12 @@ from dpsynth.schema import Column, Kind, Schema
 from dpsynth.sources import SourceColumn
 from dpsynth.split import Split
 
-Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id"]
+Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id", "determined"]
 
 # How many different cells of a column the PII detector looks at, about.
 LOOKED_AT = 1500
+# Intervals of a number line whose dependents are to be found.
+MAPPED_INTERVALS = 64
 # An integer column spanning at most this many values gets a cell for each.
 WHOLE = 512
 # A second look for categories is worth its price where more than this share of the rows is left without one.
@@ -89,6 +95,7 @@ class Domain:
 
     histograms: noisy counts over the *groups* of each codec (the model's codes), by column; includes ROWS_PER_UNIT.
     rows_codec: codec of the number of rows per unit, where there is a unit.  n_units / n_rows: noisy totals.
+    rules: the declared constraints, with every mapping known, on these columns.
     """
 
     facts: tuple[ColumnFacts, ...]
@@ -96,6 +103,7 @@ class Domain:
     rows_codec: Codec | None
     n_units: float
     n_rows: int
+    rules: Rules
 
     @property
     def codecs(self) -> tuple[Codec, ...]:
@@ -105,7 +113,7 @@ class Domain:
 
     @property
     def schema(self) -> Schema:
-        return Schema(f.column for f in self.facts)
+        return Schema.learned((f.column for f in self.facts), self.rules.constraints)
 
 
 def learn(
@@ -119,11 +127,11 @@ def learn(
     progress: Steps,
 ) -> Domain:
     """Fill in what the schema leaves open. detector: needed where a string column's kind is not declared."""
-    learner = _Learner(table, split, detector, key, progress)
-    return learner.run([_declared(source, schema) for source in sources], {s.name: s for s in sources})
+    learner = _Learner(table, split, detector, key, progress, schema.constraints if schema is not None else ())
+    return learner.run([declared(source, schema) for source in sources], {s.name: s for s in sources})
 
 
-def _declared(source: SourceColumn, schema: Schema | None) -> Column:
+def declared(source: SourceColumn, schema: Schema | None) -> Column:
     """The schema's column, or one that holds what the source's type says."""
     column = schema[source.name] if schema is not None and source.name in schema else Column(source.name)
     if column.kind is not None or column.role == "identifier":
@@ -142,7 +150,16 @@ def _declared(source: SourceColumn, schema: Schema | None) -> Column:
 class _Learner:
     """One run of the four stages. Holds what each has found so far; every value in it is public or noisy."""
 
-    def __init__(self, table: PrivateTable, split: Split, detector: Detector | None, key: str, progress: Steps) -> None:
+    def __init__(
+        self,
+        table: PrivateTable,
+        split: Split,
+        detector: Detector | None,
+        key: str,
+        progress: Steps,
+        constraints: tuple[Constraint, ...],
+    ) -> None:
+        self.constraints = constraints
         self.table, self.split, self.detector, self.key, self.progress = table, split, detector, key, progress
         self.total = table.account.reserved.mu_squared
         self.reasons: dict[str, str] = {}
@@ -157,14 +174,22 @@ class _Learner:
 
     def run(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> Domain:
         columns = [self._unit(c) if c.name == self.table.unit else c for c in columns]
+        self._follow(self.constraints)
         columns = self._identifiers(columns, sources)
         columns = self._schema(columns, sources)
         columns = self._vocabulary(columns)
+        self._mappings({c.name: c for c in columns})
         return self._one_way(columns)
 
     def _open(self, columns: list[Column]) -> list[Column]:
         """Columns that are to be modelled."""
-        return [c for c in columns if self.treatments.get(c.name) not in ("fake", "id", "unit id")]
+        return [c for c in columns if self.treatments.get(c.name) not in ("fake", "id", "unit id", "determined")]
+
+    def _follow(self, constraints: Sequence[Constraint]) -> None:
+        """Columns that are made from others, by a rule that is known, are not looked at."""
+        for making in in_order(constraints):
+            if not isinstance(making, Determines) or making.pairs:
+                self.treatments[making.result], self.reasons[making.result] = "determined", str(making)
 
     def _unit(self, column: Column) -> Column:
         self.treatments[column.name] = "unit id"
@@ -210,7 +235,7 @@ class _Learner:
                 [[coding]], mu_squared=0.9 * share / len(names), stage="identifiers", labels=[f"votes on {name}"]
             )
             by_class = dict(zip(CELL_CLASSES, votes.values[: len(CELL_CLASSES)].tolist(), strict=True))
-            decision = decide(name, by_class, math.fsum(by_class.values()), votes.sigma)
+            decision = decide(name, by_class, votes.sigma)
             self.reasons[name] = decision.reason
             if decision.action == "drop":
                 self.treatments[name] = "fake"
@@ -231,18 +256,18 @@ class _Learner:
         kinds = {c.name: _kind(m) for c, m in zip(unknown, forms, strict=True)}
         self.known = {c.name: float(m.values[1:].sum()) for c, m in zip(unknown, forms, strict=True)}
         columns = [replace(c, kind=kinds[c.name]) if c.name in kinds else c for c in columns]
-        lines = [c for c in self._open(columns) if c.kind in _SCALES]
+        lines = [c for c in self._open(columns) if c.kind in SCALES]
         stepless = [c for c in lines if not c.integer and c.decimals is None]
         for c, m in zip(
             stepless,
-            self._ask([StepOf(c.name, _SCALES[c.kind]) for c in stepless], "step", STEP_PART * each),
+            self._ask([StepOf(c.name, SCALES[c.kind]) for c in stepless], "step", STEP_PART * each),
             strict=True,
         ):
-            self.steps[c.name] = _step(m, _SCALES[c.kind])
+            self.steps[c.name] = _step(m, SCALES[c.kind])
         for c in lines:
             if c.bounds is None:
                 asked = FORM_PART * (c.name in kinds) + STEP_PART * (c.name in self.steps)
-                self.ranges[c.name] = self._range(RangeOf(c.name, _SCALES[c.kind]), (1 - asked) * each)
+                self.ranges[c.name] = self._range(RangeOf(c.name, SCALES[c.kind]), (1 - asked) * each)
             else:
                 self.ranges[c.name] = _declared_range(c, self._step_of(c))
         return columns
@@ -314,6 +339,23 @@ class _Learner:
         step = self._step_of(column)
         return step is None or (edges[-1] - edges[0]) / step > WHOLE
 
+    # -- mappings ------------------------------------------------------------------------------------------------------
+
+    def _mappings(self, columns: Mapping[str, Column]) -> None:
+        """Buy the mappings that were not declared; the dependent columns then follow from the others."""
+        open_ones = [c for c in self.constraints if isinstance(c, Determines) and not c.pairs]
+        if not open_ones:
+            return
+        self.progress.stage("finding what follows from what", len(open_ones))
+        each = self.split.mappings * self.total / len(open_ones)
+        found: dict[Constraint, Constraint] = {}
+        for c in open_ones:
+            by, dependent = (self._cells(columns[name], MAPPED_INTERVALS) for name in c.columns)
+            found[c] = learned(self.table, c, by, dependent, mu_squared=each)
+            self.progress.advance()
+        self.constraints = tuple(found.get(c, c) for c in self.constraints)
+        self._follow(self.constraints)
+
     # -- one-way -------------------------------------------------------------------------------------------------------
 
     def _one_way(self, columns: list[Column]) -> Domain:
@@ -338,7 +380,7 @@ class _Learner:
         # The noise that one table of a pair will carry, to choose how many groups a column is worth.
         pairs = min(4 * len(cells), len(cells) * (len(cells) - 1) // 2)
         pair_sigma = math.sqrt(max(pairs, 1) / max(0.55 * self.total, 1e-300))
-        codecs, histograms = [], {}
+        codecs = []
         for c, m in zip(cells, fine, strict=True):
             column = next((o for o in modelled if o.name == c.column), None)
             codec = codec_from(
@@ -353,9 +395,13 @@ class _Learner:
                 tentative=self.guessed.get(c.column, ()),
             )
             codecs.append(codec)
+        by_name = {c.column: c for c in codecs}
+        by_name = Rules(constraints=self.constraints, columns={c.name: c for c in columns}, codecs=by_name).aligned()
+        histograms = {}
+        for codec, m in zip(by_name.values(), fine, strict=True):
             grouped = np.bincount(codec.groups, weights=m.values, minlength=codec.size).astype(np.float64)
-            histograms[c.column] = Measurement(values=grouped, sigma=m.sigma)
-        return self._domain(columns, codecs, histograms, n_units)
+            histograms[codec.column] = Measurement(values=grouped, sigma=m.sigma)
+        return self._domain(columns, by_name, histograms, n_units)
 
     def _cells(self, column: Column, pieces: int) -> FineCells:
         """The fine cells of one column; a number line is cut into about `pieces` intervals."""
@@ -365,7 +411,7 @@ class _Learner:
             found = self.vocabularies.get(column.name)
             labels = column.categories if column.categories is not None else found.values if found else ()
             return LabelCells(column.name, tuple(_label(v) for v in labels))
-        scale = _SCALES[column.kind]
+        scale = SCALES[column.kind]
         edges, counts = self.ranges[column.name]
         step = self._step_of(column)
         if column.name not in self.vocabularies and step is not None:
@@ -376,13 +422,16 @@ class _Learner:
         bought = {float(v) for v in _as_numbers(found_values, scale)}
         guessed = set(sentinels(edges[0], edges[-1], step)) - bought if scale == "number" else set()
         self.guessed[column.name] = guessed
-        cuts = intervals(edges, counts, step, pieces)
+        places = intervals(edges, counts, step, pieces)
         if column.bounds is not None:  # nothing is known of where in its bounds the column lies
-            cuts = np.union1d(cuts, decades(edges[0], edges[-1], step))
+            places = np.union1d(places, decades(edges[0], edges[-1], step))
         atoms = sorted(bought | guessed)
         # An interval ends at each outermost atom that was bought and at each guess, so that what lies beyond can be seen to be empty.
-        ends = [a for a in guessed | {min(bought, default=0.0), max(bought, default=0.0)} if cuts[0] < a < cuts[-1]]
-        return LineCells(column.name, scale, tuple(atoms), tuple(np.union1d(cuts, ends).tolist()), step)
+        ends = (
+            guessed | {min(bought, default=0.0), max(bought, default=0.0)} | set(cuts(self.constraints, column, step))
+        )
+        within = [end for end in ends if places[0] < end < places[-1]]
+        return LineCells(column.name, scale, tuple(atoms), tuple(np.union1d(places, within).tolist()), step)
 
     def _combine(self, cells: FineCells, measured: Measurement) -> Measurement:
         """The one-way counts together with the vocabulary's, where both count the same labels (inverse variance)."""
@@ -396,10 +445,9 @@ class _Learner:
         return Measurement(values=values, sigma=measured.sigma)
 
     def _domain(
-        self, columns: list[Column], codecs: list[Codec], histograms: dict[str, Measurement], n_units: float
+        self, columns: list[Column], by_name: dict[str, Codec], histograms: dict[str, Measurement], n_units: float
     ) -> Domain:
-        by_name = {c.column: c for c in codecs}
-        facts = []
+        facts: list[ColumnFacts] = []
         for column in columns:
             codec = by_name.get(column.name)
             facts.append(
@@ -410,6 +458,10 @@ class _Learner:
                     codec=codec,
                 )
             )
+        filled = {f.column.name: f.column for f in facts}
+        for making in in_order(self.constraints):
+            filled[making.result] = made_column(making, filled)
+        facts = [replace(f, column=filled[f.column.name]) for f in facts]
         rows_codec = by_name.get(ROWS_PER_UNIT)
         n_rows = n_units
         if rows_codec is not None:
@@ -421,10 +473,8 @@ class _Learner:
             rows_codec=rows_codec,
             n_units=max(n_units, 1.0),
             n_rows=max(round(n_rows), 1),
+            rules=Rules(constraints=self.constraints, columns=filled, codecs=by_name),
         )
-
-
-_SCALES: dict[Kind | None, Scale] = {"numeric": "number", "datetime": "datetime", "timedelta": "timedelta"}
 
 
 def _together(first: Vocabulary | None, second: Vocabulary) -> Vocabulary:

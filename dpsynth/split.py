@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from dpsynth.constraints import Determines
 from dpsynth.encode.from_counts import MAX_LABELS
 from dpsynth.encode.grid import groups_worth, intervals_worth
 from dpsynth.privacy.accounting import Cost, gaussian_epsilon
@@ -32,6 +33,7 @@ STAGES = {
     "schema": "kinds, decimals and ranges that were not declared",
     "vocabulary": "categories and frequent values that enough units hold",
     "rare-values": "further categories, where the first look left many rows without one",
+    "mappings": "which value goes with which, where one column is said to determine another but not how",
     "one-way": "the histogram of each column",
     "selection": "which pairs of columns depend on each other",
     "pairs": "the tables of the selected pairs",
@@ -44,6 +46,7 @@ PHASES: dict[str, Phase] = {
     "schema": "schema",
     "vocabulary": "schema",
     "rare-values": "schema",
+    "mappings": "schema",
     "one-way": "measurement",
     "selection": "selection",
     "pairs": "measurement",
@@ -69,6 +72,7 @@ class Split:
     schema: float = 0.12
     vocabulary: float = 0.12
     rare_values: float = 0.05
+    mappings: float = 0.05
     one_way: float = 0.15
     selection: float = 0.03
     gate: float = 0.05
@@ -285,24 +289,36 @@ def _require_sound(delta: float, n_rows: int | None) -> None:
 
 
 def _modelled(schema: Schema) -> list[Column]:
-    return [c for c in schema.columns if c.role != "identifier" and c.kind != "id"]
+    made = {m.result for m in schema.made}
+    return [c for c in _looked_at(schema) if c.name not in made]
+
+
+def _looked_at(schema: Schema) -> list[Column]:
+    """Columns of which something is to be learned: those that are modelled, and dependents whose mapping is to be bought."""
+    made = {m.result for m in schema.made} - {m.result for m in _unmapped(schema)}
+    return [c for c in schema.columns if c.role != "identifier" and c.kind != "id" and c.name not in made]
+
+
+def _unmapped(schema: Schema) -> list[Determines]:
+    return [m for m in schema.made if isinstance(m, Determines) and not m.pairs]
 
 
 def _worded(schema: Schema) -> list[Column]:
     """Columns whose frequent values are looked for."""
-    return [c for c in _modelled(schema) if c.categories is None and c.kind != "boolean"]
+    return [c for c in _looked_at(schema) if c.categories is None and c.kind != "boolean"]
 
 
 def _queries(schema: Schema) -> dict[str, int]:
     """How many queries each stage asks. A vector of scores that shares one noise scale counts once for each score."""
-    modelled = _modelled(schema)
-    d = len(modelled)
-    strings = [c for c in modelled if c.kind in (None, "text")]
+    looked_at = _looked_at(schema)
+    d = len(_modelled(schema))
+    strings = [c for c in looked_at if c.kind in (None, "text")]
     return {
         "identifiers": 2 * len(strings),
-        "schema": sum(_unknowns(c) for c in modelled),
+        "schema": sum(_unknowns(c) for c in looked_at),
         "vocabulary": len(_worded(schema)),
-        "rare-values": sum(c.kind is None for c in modelled),
+        "rare-values": sum(c.kind is None for c in looked_at),
+        "mappings": len(_unmapped(schema)),
         "one-way": d,
         "selection": len(pairs_looked_at(d)) * len(resolutions_looked_at(d)),
         "pairs": max(d - 1, 0),

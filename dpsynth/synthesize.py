@@ -22,7 +22,7 @@ from dpsynth import gate as gates
 from dpsynth.console import Progress, make_progress
 from dpsynth.gate import Gate
 from dpsynth.generate import draw, unit_weights
-from dpsynth.learn import Detector, learn
+from dpsynth.learn import Detector, declared, learn
 from dpsynth.privacy.accounting import require_budget
 from dpsynth.privacy.budget import Account, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
@@ -158,7 +158,7 @@ def fit_rows(
     witness: Witness | None = None,
 ) -> Synthesizer:
     """The stages of `fit` on rows that have been read. witness: for the neighbour replay of tests alone."""
-    _check_schema(rows, settings.schema)
+    _check_schema(rows, settings.schema, unit)
     source = rows.source(unit, max_rows)
     detector = _detector(rows, settings.schema, unit)
 
@@ -190,7 +190,8 @@ def fit_rows(
         n_units=domain.n_units,
         mu_squared=for_model,
         selection=settings.split.selection * budget.mu_squared,
-        targets=[c.name for c in domain.schema.columns if c.role == "target" or c.sensitive],
+        targets=domain.rules.modelled(c.name for c in domain.schema.columns if c.role == "target" or c.sensitive),
+        zeros=domain.rules.zeros,
         device=settings.device,
         progress=progress,
     )
@@ -274,21 +275,31 @@ def _device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _check_schema(rows: Rows, schema: Schema | None) -> None:
-    names = {c.name for c in rows.columns}
+def _check_schema(rows: Rows, schema: Schema | None, unit: str | None) -> None:
+    types = {c.name: c.type for c in rows.columns}
     for column in schema.columns if schema is not None else ():
-        if column.name not in names:
+        if column.name not in types:
             raise SchemaError(f"the schema's column {column.name!r} is not in the table")
+    if schema is None or not schema.constraints:
+        return
+    for constraint in schema.constraints:
+        for name in constraint.columns:
+            if name == unit:
+                raise SchemaError(f"constraint {constraint}: {name!r} names the privacy unit, and is made up")
+            if schema[name].kind is None and types[name] == "string":
+                raise SchemaError(f"constraint {constraint}: {name!r} holds strings; declare its kind in the schema")
+    by_type = [declared(source, schema) for source in rows.columns]
+    Schema(by_type, schema.constraints)  # refuses what does not go with the types that the source says
 
 
 def _detector(rows: Rows, schema: Schema | None, unit: str | None) -> Detector | None:
     """The PII detector, if a column needs it: loaded before anything is reserved, so that it fails without cost."""
 
     def needed(name: str, source_type: str) -> bool:
-        declared = schema[name] if schema is not None and name in schema else None
-        if name == unit or (declared is not None and declared.role == "identifier"):
+        column = schema[name] if schema is not None and name in schema else None
+        if name == unit or (column is not None and column.role == "identifier"):
             return False
-        kind = declared.kind if declared is not None else None
+        kind = column.kind if column is not None else None
         return kind == "text" or (kind is None and source_type == "string")
 
     if not any(needed(c.name, c.type) for c in rows.columns):
@@ -307,6 +318,7 @@ def _public(rows: Rows, schema: Schema | None, unit: str | None, max_rows: int) 
     for column in schema.columns if schema is not None else ():
         if column.declared:
             out.append(f"{column.name}: {', '.join(column.declared)} (declared)")
+    out += [f"{constraint} (declared)" for constraint in (schema.constraints if schema is not None else ())]
     return tuple(out)
 
 

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from dpsynth import gate as gates
+from dpsynth.constraints import constraint_from_json
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
-from dpsynth.generate import condition, draw, table_of, unit_weights
+from dpsynth.enforce import Rules
+from dpsynth.generate import conditions_of, draw, table_of, unit_weights, values_of
 from dpsynth.learn import ColumnFacts, Domain
 from dpsynth.models.protocol import TableModel
 from dpsynth.privacy.errors import ModelError, SchemaError
@@ -127,13 +129,10 @@ class Synthesizer:
         if seed is None:
             seed = self.seed if n is None and not where else secrets.randbits(63)
         rng = np.random.default_rng(seed)
-        evidence, fixed = {}, {}
-        for name, value in where.items():
-            codec = self._codec(name)
-            evidence[name], fixed[name] = condition(codec, self.facts[name].column, value)
-        codes, unit_ids = draw(self.domain, self.model, self.n_rows if n is None else int(n), evidence, rng)
-        modelled = sum(f.codec is not None for f in self.domain.facts)
-        return table_of(self.domain.facts, codes[:, :modelled], unit_ids, fixed, rng)
+        conditions = conditions_of(self.domain, where)
+        codes, unit_ids = draw(self.domain, self.model, self.n_rows if n is None else int(n), conditions.evidence, rng)
+        values = values_of(self.domain, self.model, codes, conditions, rng)
+        return table_of(self.domain.facts, values, unit_ids, rng)
 
     def _codec(self, name: str) -> Codec:
         fact = self.facts.get(name)
@@ -220,6 +219,8 @@ def _notes(domain: Domain) -> list[str]:
             out.append(f"{name}: values are made up ({kind}, from ranges that no real person has).")
         elif fact.treatment == "id":
             out.append(f"{name}: ids are made up.")
+        elif fact.treatment == "determined":
+            out.append(f"{name}: made from other columns of the row ({fact.reason}).")
         elif codec is not None and isinstance(codec.cells, LabelCells):
             if not codec.cells.labels:
                 out.append(f"{name}: no value is held by enough units to be released; the column is empty.")
@@ -228,6 +229,8 @@ def _notes(domain: Domain) -> list[str]:
                 out.append(f"{name}: about {other:.1%} of the rows hold rare values, which {way}.")
         if fact.treatment == "scrubbed text":
             out.append(f"{name}: only texts that recur in many units, without their identifiers, are kept.")
+    if domain.rules.constraints:
+        out.append(f"Every row obeys: {'; '.join(map(str, domain.rules.constraints))}.")
     if domain.rows_codec is not None:
         out.append("Rows of one unit are drawn independently: what ties a unit's rows together is not modelled.")
     out.append("Dependence is modelled for the measured pairs of columns and what follows from them.")
@@ -247,6 +250,7 @@ def _domain_to_json(domain: Domain) -> dict[str, Any]:
         ],
         "histograms": {k: {"values": m.values.tolist(), "sigma": m.sigma} for k, m in domain.histograms.items()},
         "rows_codec": domain.rows_codec.to_json() if domain.rows_codec else None,
+        "constraints": [c.to_json() for c in domain.rules.constraints],
         "n_units": domain.n_units,
         "n_rows": domain.n_rows,
     }
@@ -256,20 +260,28 @@ def _domain_from_json(obj: dict[str, Any]) -> Domain:
     def codec(body: dict[str, Any] | None) -> Codec | None:
         return Codec.from_json(body) if body else None
 
+    facts = tuple(
+        ColumnFacts(
+            column=Column.from_json(f["column"]),
+            treatment=f["treatment"],
+            reason=f["reason"],
+            codec=codec(f["codec"]),
+        )
+        for f in obj["facts"]
+    )
+    rows_codec = codec(obj["rows_codec"])
+    codecs = [*(f.codec for f in facts if f.codec is not None), *([rows_codec] if rows_codec else [])]
     return Domain(
-        facts=tuple(
-            ColumnFacts(
-                column=Column.from_json(f["column"]),
-                treatment=f["treatment"],
-                reason=f["reason"],
-                codec=codec(f["codec"]),
-            )
-            for f in obj["facts"]
-        ),
+        facts=facts,
         histograms={
             k: Measurement(values=np.array(m["values"]), sigma=m["sigma"]) for k, m in obj["histograms"].items()
         },
-        rows_codec=codec(obj["rows_codec"]),
+        rows_codec=rows_codec,
         n_units=obj["n_units"],
         n_rows=obj["n_rows"],
+        rules=Rules(
+            constraints=tuple(constraint_from_json(c) for c in obj["constraints"]),
+            columns={f.column.name: f.column for f in facts},
+            codecs={c.column: c for c in codecs},
+        ),
     )

@@ -7,6 +7,7 @@ codes are drawn as often as one likes: drawing is post-processing.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,21 @@ import numpy as np
 from dpsynth.encode.codec import Codec
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.privacy.table import Measurement, PrivateTable
+
+# The log weight of codes that declared constraints make impossible: exp of it is 0, and so is any sum with factors of a fit.
+IMPOSSIBLE = -1e6
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Zeros:
+    """What a declared constraint says of the codes of a few columns.
+
+    columns: names.  log_weights: log of the share of each combination's rows that can obey it if their columns are drawn apart, of
+    shape (codes of each column); IMPOSSIBLE where none can.
+    """
+
+    columns: tuple[str, ...]
+    log_weights: FloatArray
 
 
 class Steps(Protocol):
@@ -54,10 +70,12 @@ class Generator(Protocol):
         mu_squared: float,
         selection: float,
         targets: Collection[str],
+        zeros: Sequence[Zeros],
         device: str,
         progress: Steps,
     ) -> TableModel:
         """Spend `mu_squared` on the coded columns, of which `selection` on choosing what to measure.
 
         histograms: the columns' noisy one-way counts, paid for already.  targets: columns that matter more than others.
+        zeros: declared constraints. A model need not heed them (rows that it draws are made to obey), but is better if it does.
         """

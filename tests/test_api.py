@@ -12,9 +12,9 @@ import dpsynth
 from dpsynth.privacy import errors
 
 NAMES = (
-    "BudgetExceeded BudgetPlan Column DpsynthError FidelityReport Gate GateFailed GateReport Ledger LedgerError "
-    "ModelError PIIError PrivacyError PrivacyStatement Release Schema SchemaError Synthesizer Verification "
-    "VerificationError __version__ evaluate fit load plan release scan scrub verify"
+    "BudgetExceeded BudgetPlan Column Determines DpsynthError FidelityReport Gate GateFailed GateReport Impossible Ledger "
+    "LedgerError ModelError Ordered PIIError PrivacyError PrivacyStatement Release Schema SchemaError Synthesizer Total "
+    "Verification VerificationError __version__ evaluate fit load plan release scan scrub verify"
 ).split()
 
 SIGNATURES = {
@@ -29,6 +29,10 @@ SIGNATURES = {
     "verify": "out *public_key",
     "Schema": "columns constraints",
     "Column": "name kind *bounds *categories *integer *decimals *nullable *role *entity *sensitive",
+    "Determines": "column dependent mapping",
+    "Impossible": "where",
+    "Ordered": "low high *strict",
+    "Total": "total parts",
     "Ledger": "url",
     "Synthesizer.sample": "self n *where *seed",
     "Synthesizer.save": "self path",

@@ -127,6 +127,13 @@ class LineCells:
         exact: FloatArray = low + np.floor(uniform * steps) * self.step
         return exact if self.step >= 1 else np.round(exact, round(-math.log10(self.step)))
 
+    @cached_property
+    def top(self) -> FloatArray:
+        """The highest value in each cell, missing excluded."""
+        if self.step is None:
+            return np.where(self.high > self.low, np.nextafter(self.high, -np.inf), self.low)
+        return self.values(np.arange(len(self.low)), np.full(len(self.low), 1 - 1e-9))
+
     def describe(self) -> tuple[str, ...]:
         ends = [f"{lo:g}" if lo == hi else f"{lo:g} to {hi:g}" for lo, hi in zip(self.low, self.high, strict=True)]
         return (*ends, "(missing)")

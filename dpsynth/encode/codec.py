@@ -49,9 +49,25 @@ class Codec:
         """The same codec with the shares within each group in proportion to `weights`, shape (cells.size,), too."""
         return Codec(self.cells, self.shares * weights, self.groups)
 
+    def split(self, labels: IntArray) -> Codec:
+        """The same cells in groups that hold cells of one label each. labels: shape (cells.size,).
+
+        A cell that is never drawn, because its group holds others that are, goes with the largest part of its group.
+        """
+        cell = np.arange(self.cells.size)
+        drawn = self.within[self.groups, cell] > 0
+        parts, part = np.unique(np.stack([self.groups, labels])[:, drawn], axis=1, return_inverse=True)
+        weights = np.bincount(part.ravel(), weights=self.shares[drawn], minlength=parts.shape[1])
+        largest = np.zeros(self.size, np.int64)
+        order = np.argsort(weights, kind="stable")
+        largest[parts[0, order]] = order  # the last to be written is the heaviest
+        groups = largest[self.groups]
+        groups[drawn] = part.ravel()
+        return Codec(self.cells, self.shares, groups)
+
     def refine(self, codes: IntArray, rng: np.random.Generator) -> IntArray:
         """A fine cell for each code, drawn from the column's own histogram within the code's group."""
-        return draw_conditional(self._within, codes, rng)
+        return draw_conditional(self.within, codes, rng)
 
     def values(self, fine: IntArray, rng: np.random.Generator) -> npt.NDArray[np.object_] | FloatArray:
         """Values of fine cells: labels (None = missing or other) of a categorical column, floats of a number line."""
@@ -60,7 +76,7 @@ class Codec:
         return self.cells.values(fine, rng.random(len(fine)))
 
     @cached_property
-    def _within(self) -> FloatArray:
+    def within(self) -> FloatArray:
         """P(fine cell | code), shape (size, cells.size)."""
         table = np.zeros((self.size, self.cells.size))
         table[self.groups, np.arange(self.cells.size)] = self.shares

@@ -20,6 +20,7 @@ class MarkovField:
     """A log-linear model over coded columns.
 
     columns: names in the order of the attributes.  edges: measured pairs.  potentials: log space, one for each clique.
+    bound: further pairs that the tree holds together for a declared constraint.
     """
 
     def __init__(
@@ -28,8 +29,9 @@ class MarkovField:
         edges: Sequence[tuple[int, int]],
         tree: JunctionTree,
         potentials: Sequence[torch.Tensor],
+        bound: Sequence[tuple[int, int]] = (),
     ) -> None:
-        self.columns, self.edges, self.tree = tuple(columns), tuple(edges), tree
+        self.columns, self.edges, self.tree, self.bound = tuple(columns), tuple(edges), tree, tuple(bound)
         self._potentials = [p.detach().cpu().double() for p in potentials]
 
     def __repr__(self) -> str:
@@ -76,14 +78,15 @@ class MarkovField:
             "family": "marginals",
             "columns": list(self.columns),
             "edges": [list(e) for e in self.edges],
+            "bound": [list(e) for e in self.bound],
             "sizes": list(self.tree.sizes),
         }
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, FloatArray], body: Mapping[str, Any]) -> MarkovField:
         """Inverse of `state`. Raises ModelError where the arrays do not fit the structure."""
-        edges = [(int(a), int(b)) for a, b in body["edges"]]
-        tree = build([int(s) for s in body["sizes"]], edges)
+        edges, bound = ([(int(a), int(b)) for a, b in body[kind]] for kind in ("edges", "bound"))
+        tree = build([int(s) for s in body["sizes"]], [*edges, *bound])
         try:
             potentials = [torch.from_numpy(np.array(arrays[f"potential.{i}"])) for i in range(len(tree.cliques))]
         except KeyError:
@@ -91,7 +94,7 @@ class MarkovField:
         for clique, potential in zip(tree.cliques, potentials, strict=True):
             if tuple(potential.shape) != tuple(tree.sizes[a] for a in clique):
                 raise ModelError("a saved potential does not fit its clique; the model was altered")
-        return cls(list(body["columns"]), edges, tree, potentials)
+        return cls(list(body["columns"]), edges, tree, potentials, bound)
 
 
 def _ravel(rows: IntArray, attributes: Sequence[int], sizes: Sequence[int]) -> IntArray:

@@ -29,9 +29,10 @@ from dpsynth.models.marginals.select import (
     spanning_tree,
     steps_between,
 )
-from dpsynth.models.marginals.tilt import RIDGE, ROWS, Dual, factor_of, fit_tilt, rows_within_reach
+from dpsynth.models.marginals.tilt import RIDGE, ROWS, Dual, factor_of, fit_tilt, rows_within_reach, whole_factor
 from dpsynth.models.marginals.tilted import TiltedField
-from dpsynth.models.protocol import Steps
+from dpsynth.models.marginals.zeros import Given, given, in_tree
+from dpsynth.models.protocol import Steps, Zeros
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable
@@ -76,6 +77,7 @@ class Marginals:
         mu_squared: float,
         selection: float,
         targets: Collection[str] = (),
+        zeros: Sequence[Zeros] = (),
         device: str,
         progress: Steps,
     ) -> MarkovField | TiltedField:
@@ -96,7 +98,8 @@ class Marginals:
             tables += self._measure(table, levels, chosen.tree, of_tree, device)
             if chosen.further:
                 further = self._measure(table, levels, chosen.further, left - of_tree, device)
-        return self._fit(codecs, chosen, tables, further, n_units, device, progress)
+        factors = given(zeros, [c.column for c in codecs])
+        return self._fit(codecs, chosen, tables, further, factors, n_units, device, progress)
 
     def _fit(
         self,
@@ -104,13 +107,15 @@ class Marginals:
         chosen: Selection,
         tables: list[Table],
         further: list[Table],
+        factors: Sequence[Given],
         n_units: float,
         device: str,
         progress: Steps,
     ) -> MarkovField | TiltedField:
         progress.stage("fitting the model")
         sizes, edges = [c.size for c in codecs], [pair for pair, _ in chosen.tree]
-        tree = build(sizes, edges)
+        held, bound = in_tree(sizes, edges, factors, self.max_cells)
+        tree = build(sizes, [*edges, *bound])
         base = [log_shares(c) for c in codecs]
         regularisation = self.regularisation or default_regularisation(tables)
         potentials, thetas = fit_potentials(
@@ -120,12 +125,14 @@ class Marginals:
             n_units=n_units,
             regularisation=regularisation,
             iterations=self.iterations,
+            given=held,
         )
-        field = MarkovField([c.column for c in codecs], edges, tree, potentials)
+        field = MarkovField([c.column for c in codecs], edges, tree, potentials, bound)
         if not further:
             return field
         progress.stage("fitting the further pairs")
         own = [factor_of(t, theta, sizes) for t, theta in zip(tables, thetas, strict=True)]
+        own += [whole_factor(f.attributes, f.log_weights) for f in factors if len(f.attributes) <= 2]
         rng = np.random.default_rng(_SEED)
         rows = field.sample(rows_within_reach(len(tables) + len(further), ROWS), rng=rng, evidence={})
         dual = Dual.start([*tables, *further], sizes, n_units, RIDGE * regularisation)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import torch
 
 from dpsynth.models.marginals.junction_tree import Clique, JunctionTree
+from dpsynth.models.marginals.zeros import Given
 
 
 @contextmanager
@@ -98,18 +99,24 @@ def fit_potentials(
     n_units: float,
     regularisation: float,
     iterations: int,
+    given: Sequence[Given] = (),
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """(clique potentials, theta of each table) of the maximum-entropy model, in log space, the potentials normalised to
     log Z = 0; see the module's docstring.
 
     base: log of each attribute's noisy shares, shape (sizes[a],).  tables: what was measured; each must lie in a clique.
     regularisation: lambda.  iterations: limit for L-BFGS; it stops earlier when it has converged.
+    given: factors of the base measure beside the shares (structural zeros); each must lie in a clique.
     """
     homes = [tree.home(t.attributes) for t in tables]
     fixed = [base[0].new_zeros([tree.sizes[a] for a in clique]) for clique in tree.cliques]
     for a, log_share in enumerate(base):
         i = tree.home((a,))
         fixed[i] = fixed[i] + _expand(log_share, (a,), tree.cliques[i])
+    for factor in given:
+        i = tree.home(factor.attributes)
+        log_weights = torch.from_numpy(factor.log_weights).to(base[0].device)
+        fixed[i] = fixed[i] + _expand(log_weights, factor.attributes, tree.cliques[i])
     # Preconditioner: the dual's curvature in a cell is about lambda sigma^2 + the cell's count.
     scales = [(regularisation * t.sigma**2 + t.values.clamp(min=1.0)).rsqrt() for t in tables]
     weights = [torch.zeros_like(s).requires_grad_() for s in scales]

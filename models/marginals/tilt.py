@@ -69,6 +69,11 @@ def factor_of(table: Table, theta: torch.Tensor, sizes: Sequence[int]) -> Factor
     return Factor(table.attributes, tuple(g.cpu().numpy() for g in groups), theta.cpu().double().numpy())
 
 
+def whole_factor(attributes: tuple[int, ...], log_weights: FloatArray) -> Factor:
+    """A factor that tells all codes apart; log_weights of shape sizes[attributes]."""
+    return Factor(attributes, tuple(np.arange(size) for size in log_weights.shape), log_weights)
+
+
 def log_weights(factors: Sequence[Factor], rows: IntArray) -> FloatArray:
     """Sum of the factors at each row, shape (rows,)."""
     total = np.zeros(len(rows))
