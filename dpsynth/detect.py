@@ -41,7 +41,7 @@ def scan(data: Any) -> PIIReport:
         # The key only picks which cells are looked at; a scan may as well look at the same ones each time.
         coding = IdentifierIn(column.name, load_detector(), len(CELL_CLASSES), rate, "dpsynth.scan.key")
         votes = np.bincount(coding.encode(cells), minlength=coding.size)[: len(CELL_CLASSES)]
-        decision = decide(column.name, dict(zip(CELL_CLASSES, votes.tolist(), strict=True)), float(votes.sum()), 0.0)
+        decision = decide(column.name, dict(zip(CELL_CLASSES, votes.tolist(), strict=True)), 0.0)
         findings.append(
             ColumnFinding(
                 column=column.name,

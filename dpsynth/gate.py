@@ -206,7 +206,7 @@ def _leak_check(table: pd.DataFrame) -> Check:
     """No valid identifier outside the reserved ranges of the fakes. Looks at the synthetic table alone."""
     from dpsynth.privacy.pii import find_leaks
 
-    found: dict[str, int] = {}
+    found = find_leaks(map(str, table.columns))
     for name in table.columns:
         if table[name].dtype == object or str(table[name].dtype) in ("category", "string", "str"):
             for entity, count in find_leaks(str(v) for v in table[name].dropna().unique()).items():

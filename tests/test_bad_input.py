@@ -209,9 +209,9 @@ def test_missing_model_of_the_detector_fails_before_anything_is_spent(
 ) -> None:
     from dpsynth.privacy.pii import engine
 
-    engine.load_detector.cache_clear()
+    engine._load.cache_clear()
     monkeypatch.setattr(engine, "MODEL", "no_such_model")
     with pytest.raises(dpsynth.PIIError, match="pip install"):
         dpsynth.fit(GOOD, epsilon=1.0, progress=False)
-    engine.load_detector.cache_clear()
+    engine._load.cache_clear()
     assert nothing_spent(own_ledger)

@@ -3,55 +3,75 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
-# Entities that name one person (or one device or account): a column of them is dropped and regenerated.
+from dpsynth.privacy.pii.identifiers import Span, is_timestamp
+
+# Entities that name one person (or one device or account): a column of them is dropped and regenerated. The surest come
+# first: where two fill the same span, the first one names it.
 DIRECT = (
-    "PERSON",
     "EMAIL_ADDRESS",
-    "PHONE_NUMBER",
-    "US_SSN",
-    "US_ITIN",
-    "US_PASSPORT",
-    "CREDIT_CARD",
     "IBAN_CODE",
+    "CREDIT_CARD",
+    "US_SSN",
+    "FR_NIR",
     "IP_ADDRESS",
     "MAC_ADDRESS",
     "CRYPTO",
     "URL",
+    "COORDINATES",
+    "US_ITIN",
+    "PHONE_NUMBER",
+    "STREET_ADDRESS",
+    "PERSON",
+    "NATIONAL_ID",
+    "PASSPORT",
+    "DRIVER_LICENSE",
+    "ACCOUNT_NUMBER",
+    "USERNAME",
 )
+# What points at a person together with other things: masked in free text; as a column it stays, under DP.
+QUASI = ("LOCATION", "ORGANIZATION", "ZIP_CODE", "DATE_TIME", "AGE", "NRP", "TITLE")
+MASKED = (*DIRECT, *QUASI)
 CELL_CLASSES = ("NONE", *DIRECT, "TEXT")
 # Types whose digits are checked, so that a chance hit is rare and a smaller share of hits decides.
-CHECKED = ("CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "US_SSN", "IP_ADDRESS", "CRYPTO")
+CHECKED = ("CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "US_SSN", "FR_NIR", "IP_ADDRESS", "MAC_ADDRESS", "CRYPTO")
+# Types that only their surroundings give away: a column's header must speak for them.
+BY_HEADER = ("NATIONAL_ID", "PASSPORT", "DRIVER_LICENSE", "ACCOUNT_NUMBER", "US_ITIN", "USERNAME")
 
 COVERED = 0.8
 SENTENCE_WORDS = 5
+CLEAR = 4.0
 
+# Whole names of columns, in English, French, German and Spanish; lower case, words joined by underscores.
+_NUMBER_WORDS = r"(_?(number|numbers|numero|no|nr|num|nummer|id|code))?"
 _HEADERS = {
-    "PERSON": r"(first|last|full|given|family|sur|maiden)?_?names?|name_(first|last)|surname|patient|customer_name|contact_name"
-    r"|nom|prenom|nom_famille|vorname|nachname|nombre|apellidos?",
-    "EMAIL_ADDRESS": r"(e_?)?mails?|e?_?mail_?addr(ess)?|courriel|correo",
-    "PHONE_NUMBER": r"(tele)?(phone|fon)(_?(number|no|nr))?|(mobile|cell|fax|tel)(_?(phone|number|no))?|telefono|portable|handy",
-    "US_SSN": r"ssn|social_security(_?(number|no))?",
-    "CREDIT_CARD": r"(credit_?)?card(_?(number|no))|cc_?(num|number)|pan",
-    "IBAN_CODE": r"iban(_?code)?",
-    "IP_ADDRESS": r"ip(_?addr(ess)?)?|ipv[46]",
-    "US_PASSPORT": r"passport(_?(number|no))?",
-    "URL": r"url|website|homepage",
-}
-
-
-class Span(NamedTuple):
-    """Characters [start, end) of a text, and what they are."""
-
-    start: int
-    end: int
-    entity: str
-
-    def moved(self, by: int) -> Span:
-        return Span(self.start + by, self.end + by, self.entity)
+    "EMAIL_ADDRESS": r"(.*_)?(e_?mails?|e?_?mail_?addr(ess(es)?)?|mail|courriel|correo(_electronico)?|adresse_mail)",
+    "IBAN_CODE": rf"(.*_)?iban{_NUMBER_WORDS}",
+    "CREDIT_CARD": r"(.*_)?((credit|debit|payment)_?card(_?(number|no|nr|num))?|card_?(number|no|nr|num)|cc_?(num|number)|pan"
+    r"|kreditkarten_?(nummer|nr)?|carte_(bancaire|bleue|de_credit)|numero_de_carte|tarjeta(_de_credito)?)",
+    "US_SSN": rf"(.*_)?(ssn|social_security){_NUMBER_WORDS}",
+    "FR_NIR": r"(.*_)?(nir|insee|numero_(de_)?secu(rite_sociale)?|num_secu|securite_sociale)",
+    "IP_ADDRESS": r"(.*_)?(ip(_?addr(ess)?)?|ipv[46]|adresse_ip)",
+    "MAC_ADDRESS": r"(.*_)?mac_?addr(ess)?",
+    "PHONE_NUMBER": rf"((.*_)?((tele)?(phone|fon)|mobile?|cell(phone|_phone)?|fax|telefonnummer|handynummer|telefono|movil|telephone)"
+    rf"s?{_NUMBER_WORDS}|tel{_NUMBER_WORDS}|handy|portable|(mobile|cell)_phone{_NUMBER_WORDS}|numero_de_telephone)",
+    "STREET_ADDRESS": r"((home|street|postal|mailing|billing|shipping|delivery)_?)?(address|adresse|anschrift|direccion|addr)(_?(line)?_?[12])?|street|strasse|rue|calle",
+    "PERSON": r"((customer|client|patient|employee|contact|member|user|holder|owner|doctor|physician|nurse|student|teacher|person|guest|"
+    r"first|last|full|given|family|middle|maiden|sur|fore)_?)?names?|name_(first|last)|surnames?|patient|fullname"
+    r"|(nom|prenom)s?(_(de_)?(famille|naissance|client|patient))?|(vor|nach|familien|geburts)namen?|nombres?|apellidos?|cognome",
+    "PASSPORT": rf"(.*_)?(passport|reisepass|passeport|pasaporte){_NUMBER_WORDS}",
+    "DRIVER_LICENSE": rf"(.*_)?(drivers?_licen[cs]e|driving_licen[cs]e|permis_de_conduire|fuehrerschein|fuhrerschein){_NUMBER_WORDS}",
+    "NATIONAL_ID": rf"(.*_)?(national_id|identity_card|tax_id|tin|nino|personalausweis|steuer_?id|steueridentifikations|sozialversicherungs|cni|dni|nif|mrn|medical_record){_NUMBER_WORDS}",
+    "ACCOUNT_NUMBER": r"(.*_)?(bank_)?(account|konto|compte|cuenta)_?(number|no|nr|num|nummer)|kontonummer|numero_de_compte",
+    "USERNAME": r"(.*_)?(user_?name|login|screen_?name|handle|nick_?name|benutzername|identifiant)",
+    "URL": r"(.*_)?(url|website|homepage|web_?site)",
+    "COORDINATES": r"(.*_)?(coordinates|coords|geo_?location|lat_?(lon|lng)|gps)",
+    "CRYPTO": r"(.*_)?(wallet|bitcoin|btc|ethereum|eth)(_?addr(ess)?)?",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,15 +88,16 @@ def header_entity(name: str) -> str | None:
 
     Free: column names are public.
     """
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
-    plain = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("ß", "ss")
+    bare = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^a-z0-9]+", "_", bare.lower()).strip("_")
     return next((entity for entity, pattern in _HEADERS.items() if re.fullmatch(pattern, plain)), None)
 
 
 def cell_class(cell: str, spans: Sequence[Span], header: str) -> int:
     """Index into CELL_CLASSES: an entity that fills the cell, TEXT that holds one, else NONE."""
     letters = [i for i, c in enumerate(cell) if c.isalnum()]
-    if not letters or re.fullmatch(r"\s*[-+]?\d*\.\d+([eE][-+]?\d+)?\s*", cell):
+    if not letters or is_timestamp(cell) or re.fullmatch(r"\s*[-+]?\d*\.\d+([eE][-+]?\d+)?\s*", cell):
         return 0  # a measurement's decimals pass a checksum now and then, but no identifier has a decimal point
     expected = header_entity(header)
     bare_number = cell.strip().isdigit()
@@ -102,31 +123,41 @@ def _credible(found: str, entity: str, expected: str | None) -> bool:
         return len(words) >= 2 and all(w[0].isupper() and w.strip(".,'").replace("-", "").isalpha() for w in words)
     if entity == "PHONE_NUMBER":  # a bare number is more often an id than a telephone
         return not found.isdigit()
-    if entity == "US_PASSPORT":
+    if entity in BY_HEADER:
         return False
+    if entity == "STREET_ADDRESS":
+        return any(c.isdigit() for c in found) and sum(c.isalpha() for c in found) >= 4
     if entity == "URL":
         return "/" in found or found.lower().startswith("www.")
     return True
 
 
-def decide(header: str, votes: Mapping[str, float], total: float, noise_sd: float) -> Decision:
-    """What to do with a column, from (noisy) counts of its cells' classes.
+def decide(header: str, votes: Mapping[str, float], noise_sd: float) -> Decision:
+    """What to do with a column, from (noisy) counts of its cells' classes. Shares are of cells, never of hits.
 
-    votes: class -> count; total: their sum; noise_sd: of each count (0 for exact ones).  A class counts when it stands three
-    standard deviations of its noise above zero, so an identifier column is missed only where the noise drowns it.
+    votes: class -> count; noise_sd: of each count (0 for exact ones).  A class counts when it stands four standard deviations
+    of its noise above zero (of some twenty classes that hold nothing, one gets there in one column of two thousand), so a column of
+    identifiers is missed only where the noise drowns it; and then its name decides, which costs nothing.
     """
     expected = header_entity(header)
     entity = max(DIRECT, key=lambda e: votes.get(e, 0.0))
+    floor = max(CLEAR * noise_sd, 0.5)
+    if expected is not None and not (votes.get(entity, 0.0) > floor and entity != expected):
+        entity = expected
     hits = votes.get(entity, 0.0)
-    share = hits / max(total, 1e-9)
+    # What other classes seem to hold is mostly noise where it is not clear.
+    others = [v for e, v in votes.items() if e not in ("NONE", entity) and v > floor]
+    cells = max(votes.get("NONE", 0.0), 0.0) + max(hits, 0.0) + sum(others)
     needed = 0.3 if entity in CHECKED or entity == expected else 0.5
-    if total > 3 * noise_sd and hits > max(3 * noise_sd, 0.5) and share >= needed:
-        return Decision(action="drop", entity=entity, reason=f"{_percent(share)} of its cells are {entity}")
-    mixed = votes.get("TEXT", 0.0) + (hits if hits > 3 * noise_sd else 0.0)
-    if mixed > max(3 * noise_sd, 0.02 * total, 0.5):
+    if hits > floor and hits >= needed * cells:
+        return Decision(action="drop", entity=entity, reason=f"{_percent(hits / cells)} of its cells are {entity}")
+    if entity == expected and noise_sd > 0 and hits + 2 * noise_sd >= needed * (cells - 2 * noise_sd):
         return Decision(
-            action="scrub", entity=None, reason=f"{_percent(mixed / max(total, 1e-9))} of its cells hold identifiers"
+            action="drop", entity=entity, reason=f"its name says {entity}; noise hides whether its cells are"
         )
+    mixed = sum(others) + (hits if hits > floor else 0.0)
+    if mixed > max(floor, 0.02 * cells):
+        return Decision(action="scrub", entity=None, reason=f"{_percent(mixed / cells)} of its cells hold identifiers")
     return Decision(action="keep", entity=None, reason="no identifiers found")
 
 

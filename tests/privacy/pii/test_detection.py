@@ -1,24 +1,20 @@
-"""PII: labels stay, identifiers go, fakes could not be real, and what is missing fails closed."""
+"""Labels stay, identifiers go, texts are scrubbed, fakes could not be real."""
 
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dpsynth.privacy.errors import PIIError
 from dpsynth.privacy.pii import (
     CELL_CLASSES,
     Detector,
     decide,
-    engine,
     fake_columns,
     fill_placeholders,
     find_leaks,
     header_entity,
-    load_detector,
 )
 from dpsynth.privacy.pii.fakes import could_be_real, fake_values, passes_luhn, passes_mod97
 
@@ -36,14 +32,9 @@ LABELS = {
 }
 
 
-@pytest.fixture(scope="module")
-def detector() -> Detector:
-    return load_detector()
-
-
 def decision_on(detector: Detector, header: str, cells: list[str]):  # type: ignore[no-untyped-def]
     votes = Counter(CELL_CLASSES[i] for i in detector.classify(cells, header))
-    return decide(header, votes, float(len(cells)), 0.0)
+    return decide(header, votes, 0.0)
 
 
 @pytest.mark.parametrize("header", LABELS)
@@ -100,7 +91,7 @@ def test_placeholders_are_filled_with_fakes_the_same_throughout_a_text() -> None
     "entity", ["EMAIL_ADDRESS", "PHONE_NUMBER", "US_SSN", "CREDIT_CARD", "IBAN_CODE", "IP_ADDRESS"]
 )
 def test_no_fake_could_be_real_and_the_leak_scan_knows(entity: str) -> None:
-    fakes = fake_values(entity, 2000, np.random.default_rng(1))
+    fakes = fake_values(entity, 500, np.random.default_rng(1))
     assert not any(could_be_real(entity, f) for f in fakes)
     assert find_leaks(fakes) == {}
 
@@ -134,7 +125,7 @@ def test_fakes_fit_each_other_in_a_row_and_repeat_by_seed() -> None:
 @pytest.mark.parametrize(
     "header, entity",
     [("e-mail", "EMAIL_ADDRESS"), ("CustomerName", "PERSON"), ("Nachname", "PERSON"), ("tel", "PHONE_NUMBER"),
-     ("téléphone", None), ("product", None), ("filename", None), ("cardinality", None), ("SSN", "US_SSN")],
+     ("téléphone", "PHONE_NUMBER"), ("patient_email", "EMAIL_ADDRESS"), ("Straße", "STREET_ADDRESS"), ("ip", "IP_ADDRESS"), ("trip", None), ("tip", None), ("shipping", None), ("account", None), ("telling", None), ("email_opt_in", None), ("country_name", None), ("hotel", None), ("NIR", "FR_NIR"), ("Steuer-ID", "NATIONAL_ID"), ("panel", None), ("pan", "CREDIT_CARD"), ("product", None), ("filename", None), ("cardinality", None), ("SSN", "US_SSN")],
 )  # fmt: skip
 def test_headers(header: str, entity: str | None) -> None:
     assert header_entity(header) == entity
@@ -145,48 +136,5 @@ def test_noise_that_drowns_the_votes_keeps_a_column_and_does_not_drop_it_by_chan
     dropped = 0
     for _ in range(500):
         votes = {c: float(rng.normal(0, 50)) for c in CELL_CLASSES} | {"NONE": 400 + float(rng.normal(0, 50))}
-        dropped += decide("x", votes, sum(votes.values()), 50.0).action == "drop"
-    assert dropped <= 5
-
-
-def test_a_wrong_weight_a_missing_package_and_a_failing_recogniser_stop_the_run(
-    monkeypatch: pytest.MonkeyPatch, detector: Detector
-) -> None:
-    load_detector.cache_clear()
-    monkeypatch.setitem(engine.PINNED, "ner/model", "0" * 64)
-    with pytest.raises(PIIError, match="ner/model.*pip install"):
-        load_detector()
-    monkeypatch.undo()
-    monkeypatch.setattr(engine, "_model_folder", lambda: Path("/nowhere"))
-    with pytest.raises(PIIError, match="pip install"):
-        load_detector()
-    monkeypatch.undo()
-    load_detector.cache_clear()
-
-    def fail(*_: object, **__: object) -> None:
-        raise ValueError("failed on maria.gonzalez@mailbox.org")
-
-    monkeypatch.setattr(detector._analyzer, "analyze", fail)
-    with pytest.raises(PIIError) as caught:
-        detector.scrub(["maria.gonzalez@mailbox.org"])
-    assert "maria" not in str(caught.value) and caught.value.__cause__ is None
-
-
-def test_a_canary_that_is_missed_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_detector.cache_clear()
-    monkeypatch.setitem(engine.CANARIES, "nothing to see here", "PERSON")
-    with pytest.raises(PIIError, match="canary"):
-        load_detector()
-    load_detector.cache_clear()
-
-
-def test_nothing_reaches_for_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    import socket
-
-    load_detector.cache_clear()
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("the detector reached for the network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert load_detector().scrub(["a@mailbox-of-mine.org"]) == ["<EMAIL_ADDRESS>"]
+        dropped += decide("x", votes, 50.0).action == "drop"
+    assert dropped <= 3
