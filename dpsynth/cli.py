@@ -37,6 +37,10 @@ DatasetName = Annotated[str | None, typer.Option("--dataset", help="One data set
 Epsilon = Annotated[float, typer.Option("--epsilon", "-e", help="The whole privacy budget.")]
 Delta = Annotated[float, typer.Option("--delta", help="Chance that the guarantee fails.")]
 
+PatternsOnly = Annotated[
+    bool, typer.Option("--patterns-only", help="Find identifiers by form alone, without models. The statement says so.")
+]
+
 EXIT_CODES: dict[type[DpsynthError], int] = {GateFailed: 3, BudgetExceeded: 4, VerificationError: 5}
 
 
@@ -118,6 +122,7 @@ def fit(
     dataset: Annotated[str | None, typer.Option(help="The ledger's name for these data.")] = None,
     allow_synthetic: Annotated[bool, typer.Option(help="Accept data that dpsynth made.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    patterns_only: PatternsOnly = False,
     max_tv1: Annotated[float, typer.Option(help="Gate: mean distance of columns allowed above chance.")] = 0.05,
     max_tv2: Annotated[float, typer.Option(help="Gate: mean distance of pairs allowed above chance.")] = 0.10,
     as_json: Json = False,
@@ -140,6 +145,7 @@ def fit(
         dataset=dataset,
         allow_synthetic=allow_synthetic,
         device=device,
+        patterns_only=patterns_only,
         gate=Gate(max_tv1=max_tv1, max_tv2=max_tv2),
     )
     synth.save(out)
@@ -182,11 +188,25 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 @app.command()
-def scan(data: Annotated[str, typer.Argument(help="CSV or Parquet file.")], as_json: Json = False) -> None:
+def scan(
+    data: Annotated[str, typer.Argument(help="CSV or Parquet file.")],
+    schema: Annotated[Path | None, typer.Option(help="JSON file of public facts; what it declares decides.")] = None,
+    against: Annotated[str | None, typer.Option(help="A synthetic table: what of DATA stands in it?")] = None,
+    audit: Annotated[Path | None, typer.Option(help="Log to append the decisions to; it holds no value.")] = None,
+    patterns_only: PatternsOnly = False,
+    as_json: Json = False,
+) -> None:
     """What a fit would drop, scrub or keep, and why. For your eyes: not differentially private."""
+    from dpsynth.detect import copies
     from dpsynth.detect import scan as run
 
-    _out(as_json, run(data))
+    if against is not None:
+        _out(as_json, copies(data, against, schema))
+        return
+    report = run(data, schema, patterns_only=patterns_only)
+    if audit is not None:
+        report.audit(audit)
+    _out(as_json, report)
 
 
 @app.command()

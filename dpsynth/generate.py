@@ -105,7 +105,7 @@ def table_of(
 ) -> pd.DataFrame:
     """The synthetic table from `values_of`; ids and fakes made afresh."""
     n = len(unit_ids)
-    fakes = _fakes(facts, unit_ids, rng)
+    fakes = _fakes(facts, values, unit_ids, rng)
     out: dict[str, pd.Series[Any]] = {}
     for fact in facts:
         name = fact.column.name
@@ -120,15 +120,19 @@ def table_of(
     return pd.DataFrame(out)
 
 
-def _fakes(facts: Sequence[ColumnFacts], unit_ids: IntArray, rng: np.random.Generator) -> dict[str, list[str]]:
-    """Identifiers from reserved ranges: one person for each unit, the same in all of the unit's rows."""
+def _fakes(
+    facts: Sequence[ColumnFacts], values: Mapping[str, Own], unit_ids: IntArray, rng: np.random.Generator
+) -> dict[str, list[str]]:
+    """Identifiers from reserved ranges: one person for each unit, the same in all of the unit's rows, of the country of its first."""
     entities = {f.column.name: f.column.entity or "ID" for f in facts if f.treatment == "fake"}
     if not entities:
         return {}
-    from dpsynth.privacy.pii import fake_columns
+    from dpsynth.privacy.pii import fake_columns, names_country
 
     people = int(unit_ids.max(initial=-1)) + 1
-    made = fake_columns(entities, people, rng)
+    country = next((values[name] for name in values if names_country(name)), None)
+    firsts = np.searchsorted(unit_ids, np.arange(people))
+    made = fake_columns(entities, people, rng, None if country is None else country[firsts].tolist())
     return {name: [values[i] for i in unit_ids] for name, values in made.items()}
 
 

@@ -39,6 +39,7 @@ from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, 
 from dpsynth.enforce import SCALES, Rules, cuts, made_column
 from dpsynth.mapping import learned
 from dpsynth.privacy.errors import SchemaError
+from dpsynth.privacy.pii import CELL_CLASSES, decide, find_leaks, header_entity
 from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable, Vocabulary
 from dpsynth.schema import Column, Kind, Schema
@@ -128,7 +129,16 @@ def learn(
 ) -> Domain:
     """Fill in what the schema leaves open. detector: needed where a string column's kind is not declared."""
     learner = _Learner(table, split, detector, key, progress, schema.constraints if schema is not None else ())
-    return learner.run([declared(source, schema) for source in sources], {s.name: s for s in sources})
+    voted_on = [s.name for s in sources if s.name != table.unit and needs_votes(s, schema)]
+    return learner.run([declared(source, schema) for source in sources], voted_on)
+
+
+def needs_votes(source: SourceColumn, schema: Schema | None) -> bool:
+    """Whether the PII detector votes on a column: strings of no declared kind, and numbers whose column's name speaks of an identifier."""
+    column = schema[source.name] if schema is not None and source.name in schema else Column(source.name)
+    if column.kind is not None or column.role == "identifier":
+        return False
+    return source.type == "string" or (source.type in ("number", "integer") and header_entity(source.name) is not None)
 
 
 def declared(source: SourceColumn, schema: Schema | None) -> Column:
@@ -172,11 +182,11 @@ class _Learner:
         self.totals: list[float] = []
         self.known: dict[str, float] = {}  # units whose cell is not missing
 
-    def run(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> Domain:
+    def run(self, columns: list[Column], voted_on: Sequence[str]) -> Domain:
         columns = [self._unit(c) if c.name == self.table.unit else c for c in columns]
         self._follow(self.constraints)
-        columns = self._identifiers(columns, sources)
-        columns = self._schema(columns, sources)
+        columns = self._identifiers(columns, voted_on)
+        columns = self._schema(columns)
         columns = self._vocabulary(columns)
         self._mappings({c.name: c for c in columns})
         return self._one_way(columns)
@@ -198,15 +208,15 @@ class _Learner:
 
     # -- identifiers ---------------------------------------------------------------------------------------------------
 
-    def _identifiers(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> list[Column]:
+    def _identifiers(self, columns: list[Column], voted_on: Sequence[str]) -> list[Column]:
         for c in columns:
             if c.role == "identifier" and c.name not in self.treatments:
                 self.treatments[c.name], self.reasons[c.name] = "fake", "declared an identifier"
             elif c.kind == "id" and c.name not in self.treatments:
                 self.treatments[c.name], self.reasons[c.name] = "id", "declared an id; regenerated"
-        strings = [c for c in self._open(columns) if c.kind is None and sources[c.name].type == "string"]
-        if strings:
-            columns = self._vote(columns, [c.name for c in strings])
+        open_names = [c.name for c in self._open(columns) if c.name in voted_on]
+        if open_names:
+            columns = self._vote(columns, open_names)
         texts = [c.name for c in self._open(columns) if c.kind == "text"]
         if texts:
             self.progress.stage("scrubbing text", len(texts))
@@ -222,8 +232,6 @@ class _Learner:
         return self.detector
 
     def _vote(self, columns: list[Column], names: list[str]) -> list[Column]:
-        from dpsynth.privacy.pii import CELL_CLASSES, decide
-
         self.progress.stage("looking for identifiers", len(names))
         share = self.split.identifiers * self.total
         counted = self.table.distinct(names, mu_squared=0.1 * share, stage="identifiers")
@@ -240,15 +248,16 @@ class _Learner:
             if decision.action == "drop":
                 self.treatments[name] = "fake"
                 update: dict[str, Any] = {"role": "identifier", "entity": decision.entity, "nullable": False}
+                update |= {"kind": None, "integer": None}  # a fake is written as a string
                 columns = [replace(c, **update) if c.name == name else c for c in columns]
-            elif decision.action == "scrub":
+            elif decision.action == "scrub" and next(c.kind for c in columns if c.name == name) is None:
                 columns = [replace(c, kind="text") if c.name == name else c for c in columns]
             self.progress.advance()
         return columns
 
     # -- schema --------------------------------------------------------------------------------------------------------
 
-    def _schema(self, columns: list[Column], sources: Mapping[str, SourceColumn]) -> list[Column]:
+    def _schema(self, columns: list[Column]) -> list[Column]:
         self.progress.stage("learning the schema")
         unknown = [c for c in self._open(columns) if c.kind is None]
         each = self.split.schema * self.total / max(len(self._open(columns)), 1)
@@ -321,7 +330,7 @@ class _Learner:
             found = self.table.vocabulary(
                 name, mu_squared=mu_squared / len(names), delta=delta / len(names), stage=stage
             )
-            self.vocabularies[name] = _together(self.vocabularies.get(name), found)
+            self.vocabularies[name] = _together(self.vocabularies.get(name), _without_identifiers(found))
             self.progress.advance()
 
     def _lacks_values(self, name: str) -> bool:
@@ -475,6 +484,12 @@ class _Learner:
             n_rows=max(round(n_rows), 1),
             rules=Rules(constraints=self.constraints, columns=filled, codecs=by_name),
         )
+
+
+def _without_identifiers(found: Vocabulary) -> Vocabulary:
+    """What was bought, less values that hold a valid identifier, however many units hold them. Post-processing."""
+    kept = [i for i, value in enumerate(found.values) if not isinstance(value, str) or not find_leaks([value])]
+    return replace(found, values=tuple(found.values[i] for i in kept), counts=found.counts[kept])
 
 
 def _together(first: Vocabulary | None, second: Vocabulary) -> Vocabulary:

@@ -22,7 +22,7 @@ from dpsynth import gate as gates
 from dpsynth.console import Progress, make_progress
 from dpsynth.gate import Gate
 from dpsynth.generate import draw, unit_weights
-from dpsynth.learn import Detector, declared, learn
+from dpsynth.learn import declared, learn, needs_votes
 from dpsynth.privacy.accounting import require_budget
 from dpsynth.privacy.budget import Account, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
@@ -30,15 +30,17 @@ from dpsynth.privacy.events import Event, leaves
 from dpsynth.privacy.ledger import Ledger, Spent
 from dpsynth.privacy.meaning import budget_warnings
 from dpsynth.privacy.noise import Noise
+from dpsynth.privacy.pii.columns import require_clean_names
 from dpsynth.privacy.statement import History, PrivacyStatement
 from dpsynth.privacy.table import PrivateTable, Witness
 from dpsynth.schema import Schema
-from dpsynth.sources import Rows, read
+from dpsynth.sources import Rows, SourceColumn, read
 from dpsynth.split import Split
 from dpsynth.synthesizer import LINEAGE, Synthesizer, load
 
 if TYPE_CHECKING:
     from dpsynth.models.protocol import Generator
+    from dpsynth.privacy.pii import Detector
 
 __all__ = ["Synthesizer", "fit", "load"]
 
@@ -75,6 +77,7 @@ class Settings:
     device: str
     seed: int
     key: str
+    patterns_only: bool = False
 
 
 def fit(
@@ -91,6 +94,7 @@ def fit(
     dataset: str | None = None,
     allow_synthetic: bool = False,
     device: str = "auto",
+    patterns_only: bool = False,
     progress: bool = True,
     insecure_seed: int | None = None,
 ) -> Synthesizer:
@@ -105,6 +109,8 @@ def fit(
     data, which a cap needs; "name/label" uses a sub-budget of it.
     allow_synthetic: accept a table that dpsynth itself made.
     device: "auto", "cpu", "cuda", ...  progress: show a bar on stderr, if that is a terminal.
+    patterns_only: look for identifiers by their form alone, without models (for languages that these do not read); the statement
+    says so, and names in texts are not found.
     insecure_seed: for tests alone; makes the noise repeatable and the result NOT PRIVATE.
 
     Guarantee: everything in the returned object but its in-process `layout` is (epsilon, delta)-DP under add/remove of one
@@ -126,6 +132,7 @@ def fit(
         device=_device(device),
         seed=rng_seed,
         key=key,
+        patterns_only=patterns_only,
     )
     if not allow_synthetic:
         _refuse_synthetic(data)
@@ -158,9 +165,10 @@ def fit_rows(
     witness: Witness | None = None,
 ) -> Synthesizer:
     """The stages of `fit` on rows that have been read. witness: for the neighbour replay of tests alone."""
+    require_clean_names([c.name for c in rows.columns])
     _check_schema(rows, settings.schema, unit)
     source = rows.source(unit, max_rows)
-    detector = _detector(rows, settings.schema, unit)
+    detector = _detector(rows, settings.schema, unit, settings.patterns_only)
 
     budget = budget_of(settings.epsilon, settings.delta)
     record = ledger.dataset(
@@ -216,7 +224,7 @@ def fit_rows(
         ledger_head=head,
         history=_history(ledger.spent(record.id, record.unit)),
         insecure=noise.insecure,
-        mechanism=_mechanism(table.account.events),
+        mechanism=_mechanism(table.account.events) | ({"identifiers": detector.told()} if detector is not None else {}),
         version=_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -292,21 +300,19 @@ def _check_schema(rows: Rows, schema: Schema | None, unit: str | None) -> None:
     Schema(by_type, schema.constraints)  # refuses what does not go with the types that the source says
 
 
-def _detector(rows: Rows, schema: Schema | None, unit: str | None) -> Detector | None:
+def _detector(rows: Rows, schema: Schema | None, unit: str | None, patterns_only: bool) -> Detector | None:
     """The PII detector, if a column needs it: loaded before anything is reserved, so that it fails without cost."""
 
-    def needed(name: str, source_type: str) -> bool:
-        column = schema[name] if schema is not None and name in schema else None
-        if name == unit or (column is not None and column.role == "identifier"):
-            return False
-        kind = column.kind if column is not None else None
-        return kind == "text" or (kind is None and source_type == "string")
+    def needed(source: SourceColumn) -> bool:
+        column = schema[source.name] if schema is not None and source.name in schema else None
+        text = column is not None and column.kind == "text" and column.role != "identifier"
+        return source.name != unit and (text or needs_votes(source, schema))
 
-    if not any(needed(c.name, c.type) for c in rows.columns):
+    if not any(map(needed, rows.columns)):
         return None
     from dpsynth.privacy.pii import load_detector
 
-    return load_detector()
+    return load_detector("patterns" if patterns_only else "full")
 
 
 def _public(rows: Rows, schema: Schema | None, unit: str | None, max_rows: int) -> tuple[str, ...]:

@@ -19,10 +19,10 @@ NAMES = (
 
 SIGNATURES = {
     "fit": "data *epsilon *delta *schema *unit *max_rows_per_unit *model *gate *ledger *dataset *allow_synthetic "
-    "*device *progress *insecure_seed",
+    "*device *patterns_only *progress *insecure_seed",
     "load": "path",
     "plan": "schema *epsilon *delta *n_rows *split",
-    "scan": "data",
+    "scan": "data schema *patterns_only",
     "scrub": "texts",
     "evaluate": "real synthetic holdout schema *sdmetrics",
     "release": "synth out n *recipient *purpose *expires *sign_with *accept_inconclusive *ledger",

@@ -119,6 +119,7 @@ class Classifier(Protocol):
 class IdentifierIn:
     """Which kind of identifier a cell holds, by a detector that looks at a part of the different cells.
 
+    Whole numbers are looked at as they are written, without a decimal point; other numbers are no identifiers.
     Whether a cell is looked at depends on a keyed hash of the cell alone, so one row's vote never depends on another's.
     Codes: the detector's classes, then "not looked at", then missing.
     """
@@ -134,10 +135,20 @@ class IdentifierIn:
         return self.classes + 2
 
     def encode(self, cells: Cells) -> IntArray:
-        if not isinstance(cells, Strings) or not len(cells.uniques):
+        if isinstance(cells, Numbers):
+            cells = _written(cells)
+        if not len(cells.uniques):
             return np.full(len(cells), self.size - 1, np.int64)
         looked = pd.util.hash_array(cells.uniques, hash_key=self.key, categorize=False) < self.rate * 2.0**64
         votes = np.full(len(cells.uniques), self.classes, np.int64)
         if looked.any():
             votes[looked] = self.detector.classify(list(cells.uniques[looked]), self.column)
         return np.append(votes, self.size - 1)[cells.codes]
+
+
+def _written(cells: Numbers) -> Strings:
+    """Whole numbers as strings of digits; other numbers as "0.5", whichever they are."""
+    values, codes = np.unique(cells.data, return_inverse=True)
+    whole = (np.abs(values) < 2.0**63) & (values == np.floor(values))
+    texts = np.array([str(int(v)) if ok else "0.5" for v, ok in zip(values, whole, strict=True)], dtype=object)
+    return Strings(np.where(np.isnan(cells.data), -1, codes).astype(np.int32), texts)

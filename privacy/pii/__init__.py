@@ -1,16 +1,26 @@
 """Direct identifiers: found before anything learns, kept from the models, regenerated from ranges that no real person has.
 
-engine   Presidio over a pinned, offline spaCy model; fails closed
+engine   Presidio over two pinned, offline models; fails closed
 columns  what a cell and a column are, from spans and from headers; decisions from (noisy) votes
 scrub    spans -> placeholders, and placeholders -> fakes
 fakes    identifiers that cannot be real
 leaks    the scan of what leaves: valid identifiers outside the fakes' ranges
-report   what a scan found, as a table
+copies   the owner's comparison of an output with the real values
+report   what a scan found, as a table and as an audit log
+normalise, identifiers, languages, recognisers, rampart   what the engine is made of
 
 Scrubbing is not the guarantee: detectors miss a third of the names in noisy text. Differential privacy is.
 """
 
-from dpsynth.privacy.pii.columns import CELL_CLASSES, Decision, decide, header_entity
+from dpsynth.privacy.pii.columns import (
+    CELL_CLASSES,
+    Decision,
+    decide,
+    header_entity,
+    names_country,
+    require_clean_names,
+)
+from dpsynth.privacy.pii.copies import CopyReport, find_copies
 from dpsynth.privacy.pii.engine import Detector, load_detector
 from dpsynth.privacy.pii.fakes import fake_columns
 from dpsynth.privacy.pii.leaks import find_leaks
@@ -20,13 +30,17 @@ from dpsynth.privacy.pii.scrub import fill_placeholders
 __all__ = [
     "CELL_CLASSES",
     "ColumnFinding",
+    "CopyReport",
     "Decision",
     "Detector",
     "PIIReport",
     "decide",
     "fake_columns",
     "fill_placeholders",
+    "find_copies",
     "find_leaks",
     "header_entity",
     "load_detector",
+    "names_country",
+    "require_clean_names",
 ]

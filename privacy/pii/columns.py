@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from dpsynth.privacy.errors import PIIError
 from dpsynth.privacy.pii.identifiers import Span, is_timestamp
 
 # Entities that name one person (or one device or account): a column of them is dropped and regenerated. The surest come
@@ -88,10 +89,30 @@ def header_entity(name: str) -> str | None:
 
     Free: column names are public.
     """
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("ß", "ss")
-    bare = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
-    plain = re.sub(r"[^a-z0-9]+", "_", bare.lower()).strip("_")
+    plain = _plain(name)
     return next((entity for entity, pattern in _HEADERS.items() if re.fullmatch(pattern, plain)), None)
+
+
+def names_country(name: str) -> bool:
+    """Whether a column's name says that it holds countries (English, French, German, Spanish)."""
+    return (
+        re.fullmatch(
+            r"(.*_)?(country|country_?(code|name)|nationality|pays|land|staat|pais|nationalitat|nationalite)",
+            _plain(name),
+        )
+        is not None
+    )
+
+
+def require_clean_names(names: Sequence[str]) -> None:
+    """Raises PIIError where a column's name holds a valid identifier: names are public, and stand in every output."""
+    from dpsynth.privacy.pii.leaks import find_leaks
+
+    for place, name in enumerate(names, 1):
+        for entity in find_leaks([name]):
+            raise PIIError(
+                f"the name of column {place} holds an identifier ({entity}), and names are public; rename the column"
+            )
 
 
 def cell_class(cell: str, spans: Sequence[Span], header: str) -> int:
@@ -164,3 +185,10 @@ def decide(header: str, votes: Mapping[str, float], noise_sd: float) -> Decision
 def _percent(share: float) -> str:
     """A share in steps of 5%."""
     return f"about {min(max(round(share * 20) * 5, 0), 100)}%"
+
+
+def _plain(name: str) -> str:
+    """A column's name in lower case and ASCII, its words joined by underscores."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("ß", "ss")
+    bare = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "_", bare.lower()).strip("_")

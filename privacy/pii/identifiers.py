@@ -108,14 +108,14 @@ def _plain(text: str) -> Iterator[Span]:
     if ":" in text:
         yield from _all(_IPV6, "IP_ADDRESS", text, is_ip)
     yield from _all(_CRYPTO, "CRYPTO", text)
+    yield from _all(_MAC, "MAC_ADDRESS", text)
+    yield from _all(_MAC_CISCO, "MAC_ADDRESS", text)
     if sum(c.isdigit() for c in text) >= 4:
         yield from _numbers(text)
 
 
 def _numbers(text: str) -> Iterator[Span]:
     yield from _all(_IPV4, "IP_ADDRESS", text, is_ip)
-    yield from _all(_MAC, "MAC_ADDRESS", text)
-    yield from _all(_MAC_CISCO, "MAC_ADDRESS", text)
     yield from _all(_SSN, "US_SSN", text, is_ssn)
     for match in _SSN_NAMED.finditer(text):
         if is_ssn(match["x"]):

@@ -21,7 +21,8 @@ OTHERS = {
 }  # fmt: skip
 # So many of a text's words must be common ones of another language, and twice as many as of any that is read.
 MIN_HITS, MIN_SHARE, MIN_LETTERS = 4, 0.2, 3
-_WORD = re.compile(r"[^\W\d_]+")
+# Not the letters of codes.
+_WORD = re.compile(r"(?<![\w.-])[^\W\d_]+(?![\w-])")
 
 
 def foreign(text: str) -> str | None:
