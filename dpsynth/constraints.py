@@ -104,13 +104,11 @@ class Determines:
         if not self.pairs:
             return
         by = _with_values(columns[self.column], [key for key, _ in self.pairs if key is not None], codes=True)
-        for key, _ in self.pairs:
-            _require_fits(str(self), by, key)
+        _require_fits(str(self), by, (key for key, _ in self.pairs))
         self._require_whole(by)
         yield by
         dependent = self.described(columns[self.dependent])
-        for _, value in self.pairs:
-            _require_fits(str(self), dependent, value)
+        _require_fits(str(self), dependent, (value for _, value in self.pairs))
         yield dependent
 
     def described(self, dependent: Column) -> Column:
@@ -270,8 +268,7 @@ class Impossible:
     def check(self, columns: Mapping[str, Column]) -> None:
         """Raises SchemaError where a value cannot be one of its column."""
         for name, items in self.where.items():
-            for item in items:
-                _require_fits(str(self), columns[name], item)
+            _require_fits(str(self), columns[name], items)
 
     def violated(self, cells: Mapping[str, Own], columns: Mapping[str, Column]) -> BoolArray:
         """Rows that do not obey it, shape (rows,)."""
@@ -467,32 +464,36 @@ def _require_possible(
         raise SchemaError(f"constraints on {', '.join(map(repr, names))}: no declared value is left possible")
 
 
-def _require_fits(constraint: str, column: Column, item: Item) -> None:
-    """Refuses a value or range that a column of this kind, or with these categories, cannot hold."""
-    if isinstance(item, tuple):
-        if column.kind is not None and column.kind not in LINES:
+def _require_fits(constraint: str, column: Column, items: Iterable[Item]) -> None:
+    """Refuses values or ranges that a column of this kind, or with these categories, cannot hold."""
+    labels = {"True", "False"} if column.kind == "boolean" else {as_label(c) for c in column.categories or ()}
+    for item in items:
+        ends = item if isinstance(item, tuple) else (item,)
+        if len(ends) == 2 and column.kind is not None and column.kind not in LINES:
             raise SchemaError(
                 f"constraint {constraint}: {column.name!r} is {column.kind} and has no ranges; name its values"
             )
-        for end in item:
-            _require_fits(constraint, column, end)
-        low, high = span(item, column.kind)
+        for end in ends:
+            if end is None:
+                continue
+            if labels and as_label(end) not in labels:
+                raise SchemaError(f"constraint {constraint}: {end!r} is not a value of {column.name!r}")
+            if column.kind in LINES and not _on_line(end, column.kind):
+                raise SchemaError(f"constraint {constraint}: {end!r} is no {column.kind} value of {column.name!r}")
+        low, high = span(item, column.kind) if column.kind in LINES and item is not None else (0.0, 0.0)
         if low > high:
             raise SchemaError(f"constraint {constraint}: the range of {column.name!r} ends before it begins")
-        return
-    if item is None:
-        return
-    labels = {"True", "False"} if column.kind == "boolean" else {as_label(c) for c in column.categories or ()}
-    if labels and as_label(item) not in labels:
-        raise SchemaError(f"constraint {constraint}: {item!r} is not a value of {column.name!r}")
-    wrong = column.kind in ("numeric", "timedelta") and not is_number(item)
-    if column.kind == "datetime":
-        try:
-            own(item, "datetime")
-        except ValueError:
-            wrong = True
-    if wrong:
-        raise SchemaError(f"constraint {constraint}: {item!r} is no {column.kind} value of {column.name!r}")
+
+
+def _on_line(value: Value, kind: Kind | None) -> bool:
+    """Whether a value lies on the number line of a kind."""
+    if kind != "datetime":
+        return is_number(value)
+    try:
+        place(value, kind)
+    except ValueError:
+        return False
+    return True
 
 
 def _with_values(column: Column, items: Sequence[Item], *, codes: bool = False) -> Column:

@@ -22,6 +22,8 @@ from dpsynth.values import Item, Value
 MAX_CELLS = 2**22
 # A value's most frequent dependent is believed where it stands this many sd of its noise above zero.
 STANDS_OUT = 4.0
+# Of a value's bits the least and the mean must be so many sd ahead.
+CLEAR = (1.5, 3.0)
 STAGE = "mappings"
 
 
@@ -77,9 +79,10 @@ def _most_frequent(counts: FloatArray, sigma: float, dependent: FineCells) -> In
 
 def _by_majority(counts: FloatArray, sigma: float, dependent: FineCells) -> IntArray:
     """counts: shape (bits, values, 2)."""
-    ones = counts[:, :, 1] > counts[:, :, 0]
-    number = (ones << np.arange(len(ones))[:, None]).sum(axis=0)
-    clear = np.abs(counts[:, :, 1] - counts[:, :, 0]).min(axis=0) > STANDS_OUT * sigma
+    ahead = counts[:, :, 1] - counts[:, :, 0]
+    number = ((ahead > 0) << np.arange(len(ahead))[:, None]).sum(axis=0)
+    # Where one dependent holds all rows, each bit is as far ahead: noise alone has some that are not, and a lower mean.
+    clear = (np.abs(ahead).min(axis=0) > CLEAR[0] * sigma) & (np.abs(ahead).mean(axis=0) > CLEAR[1] * sigma)
     fits = clear & (number < dependent.size)
     if isinstance(dependent, LabelCells):
         fits &= number != dependent.other
