@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +243,19 @@ def test_what_the_table_tells_is_refused_before_anything_is_spent(
     with pytest.raises(dpsynth.SchemaError, match=says):
         dpsynth.fit(people(200), epsilon=1.0, schema=schema, progress=False, **settings)
     assert all(e.kind != "reserve" for e in dpsynth.Ledger(own_ledger).entries())
+
+
+def test_values_of_a_column_whose_kind_the_table_tells_are_judged_with_the_table() -> None:
+    said = [Impossible({"admitted": ("2021-01-01", None)}), Impossible({"left": "yesterday"})]
+    with pytest.raises(dpsynth.SchemaError, match="'yesterday' is no datetime value of 'left'"):
+        dpsynth.fit(people(50), epsilon=1.0, schema=Schema([Column("admitted"), Column("left")], said), progress=False)
+
+
+def test_a_mapping_of_many_values_is_checked_at_once() -> None:
+    mapping = {f"{i:05d}": f"c{i % 3000}" for i in range(20_000)}
+    start = time.process_time()
+    Schema([Column("a", "categorical", categories=list(mapping)), Column("b")], [Determines("a", "b", mapping=mapping)])
+    assert time.process_time() - start < 2
 
 
 def test_each_constraint_finds_the_rows_that_break_it() -> None:
