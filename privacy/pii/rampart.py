@@ -93,6 +93,13 @@ class Rampart:
 
     def _label(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Label of each token of windows of one length, shape (windows, length); 0 = no personal data."""
+        logits = self._logits(ids)
+        exps = np.exp(logits - logits.max(-1, keepdims=True))
+        none = exps[..., 0] / exps.sum(-1)
+        return np.where(none < THRESHOLD, logits[..., 1:].argmax(-1) + 1, 0)
+
+    def _logits(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """Shape (windows, length, labels)."""
         cls, sep = (np.full((len(ids), 1), self._tokenizer.token_to_id(t), np.int64) for t in ("[CLS]", "[SEP]"))
         whole = np.hstack([cls, ids, sep])
         inputs: dict[str, Any] = {
@@ -101,10 +108,7 @@ class Rampart:
             "token_type_ids": np.zeros_like(whole),
         }
         (logits,) = self._session.run(None, inputs)
-        exps = np.exp(logits - logits.max(-1, keepdims=True))
-        none = exps[..., 0] / exps.sum(-1)
-        best = np.where(none < THRESHOLD, logits[..., 1:].argmax(-1) + 1, 0)
-        return np.asarray(best[:, 1:-1], np.int64)
+        return np.asarray(logits[:, 1:-1], np.float32)
 
 
 def _joined(text: str, offsets: Sequence[tuple[int, int]], labels: npt.NDArray[np.int64]) -> Iterator[Span]:
