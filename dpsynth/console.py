@@ -21,6 +21,9 @@ class Progress(Protocol):
     def advance(self, n: int = 1) -> None:
         """n steps of the stage are done."""
 
+    def note(self, text: str) -> None:
+        """Where the stage stands; shown beside its name in place of the last note."""
+
 
 class SilentProgress:
     """Says nothing."""
@@ -31,6 +34,9 @@ class SilentProgress:
     def advance(self, n: int = 1) -> None:
         pass
 
+    def note(self, text: str) -> None:
+        pass
+
 
 class RichProgress:
     """A bar for each stage, with elapsed and remaining time."""
@@ -38,14 +44,20 @@ class RichProgress:
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
         self._task: int | None = None
+        self._name = ""
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish()
+        self._name = name
         self._task = self._bars.add_task(name, total=total)
 
     def advance(self, n: int = 1) -> None:
         if self._task is not None:
             self._bars.advance(self._task, n)  # type: ignore[arg-type]  # rich's TaskID is an int
+
+    def note(self, text: str) -> None:
+        if self._task is not None:
+            self._bars.update(self._task, description=f"{self._name}: {text}")  # type: ignore[arg-type]
 
     def _finish(self) -> None:
         if self._task is None:

@@ -24,7 +24,7 @@ from dpsynth.gate import Gate
 from dpsynth.generate import draw, unit_weights
 from dpsynth.learn import declared, learn, needs_votes
 from dpsynth.privacy.accounting import require_budget
-from dpsynth.privacy.budget import Account, budget_of
+from dpsynth.privacy.budget import Account, Reserve, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.events import Event, leaves
 from dpsynth.privacy.ledger import Ledger, Spent
@@ -104,7 +104,7 @@ def fit(
     epsilon, delta: the whole budget: schema learning, model and gate together.
     schema: public facts (`Schema` or the path of its JSON); what it leaves open is learned from a part of epsilon.
     unit, max_rows_per_unit: column that names the privacy unit, and the most rows a unit contributes; default: a row.
-    model: "auto", "marginals", "mst", or settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
+    model: "auto", "marginals", "mst", "ctgan", or settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
     ledger: where the spending is booked (default: $DPSYNTH_LEDGER or the user's own).  dataset: the ledger's name for the
     data, which a cap needs; "name/label" uses a sub-budget of it.
     allow_synthetic: accept a table that dpsynth itself made.
@@ -170,16 +170,17 @@ def fit_rows(
     source = rows.source(unit, max_rows)
     detector = _detector(rows, settings.schema, unit, settings.patterns_only)
 
-    budget = budget_of(settings.epsilon, settings.delta)
+    reserve = _reserve(settings)
+    budget = reserve.adaptive
     record = ledger.dataset(
         name=dataset,
         fingerprint=ledger.fingerprint(rows.hashes.content),
         unit=unit or "row",
         columns=[c.name for c in rows.columns],
     )
-    reservation = ledger.reserve(dataset=record, cost=budget, delta=settings.delta, label="fit")
+    reservation = ledger.reserve(dataset=record, cost=reserve.cost, delta=settings.delta, label="fit")
 
-    table = PrivateTable(source, account=Account(budget), noise=noise, witness=witness)
+    table = PrivateTable(source, account=Account(reserve), noise=noise, witness=witness)
     domain = learn(
         table,
         rows.columns,
@@ -235,6 +236,15 @@ def fit_rows(
     )
 
 
+def _reserve(settings: Settings) -> Reserve:
+    """What the run sets aside: an allowance for queries, and the trainings that its generator plans."""
+    from dpsynth.models.protocol import Training
+
+    if isinstance(settings.generator, Training):
+        return settings.generator.reserve(settings.epsilon, settings.delta)
+    return Reserve(adaptive=budget_of(settings.epsilon, settings.delta))
+
+
 def _mechanism(events: Iterable[Event]) -> dict[str, str]:
     """How the noise of these events came about, in words by subject."""
     kinds = dict.fromkeys(leaf.kind for event in events for leaf in leaves(event))
@@ -262,11 +272,17 @@ def _public_randomness(insecure_seed: int | None) -> tuple[int, str]:
 
 
 def _generator(model: str | Generator) -> Generator:
+    from dpsynth.models.ctgan.generator import CTGAN
     from dpsynth.models.marginals.generator import Marginals
 
     if not isinstance(model, str):
         return model
-    named = {"auto": Marginals(), "marginals": Marginals(), "mst": Marginals(structure="tree")}
+    named: dict[str, Generator] = {
+        "auto": Marginals(),
+        "marginals": Marginals(),
+        "mst": Marginals(structure="tree"),
+        "ctgan": CTGAN(),
+    }
     if model not in named:
         raise ModelError(f"model must be one of {', '.join(named)}, or settings such as dpsynth.models.Marginals()")
     return named[model]

@@ -173,10 +173,12 @@ def load(path: str | Path) -> Synthesizer:
     """
     from safetensors.numpy import load_file
 
+    from dpsynth.models.ctgan.field import ConditionalField
     from dpsynth.models.marginals.field import MarkovField
     from dpsynth.models.marginals.tilted import TiltedField
 
-    families: dict[str, type[MarkovField] | type[TiltedField]] = {
+    families: dict[str, type[MarkovField] | type[TiltedField] | type[ConditionalField]] = {
+        "ctgan": ConditionalField,
         "marginals": MarkovField,
         "tilted-marginals": TiltedField,
     }

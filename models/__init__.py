@@ -6,9 +6,10 @@ if not __name__.startswith("dpsynth."):
     raise ImportError("import dpsynth.models, not models: a second copy of the classes would be made")
 
 if TYPE_CHECKING:
+    from dpsynth.models.ctgan.generator import CTGAN
     from dpsynth.models.marginals.generator import Marginals
 
-__all__ = ["Marginals"]
+__all__ = ["CTGAN", "Marginals"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from dpsynth.models.marginals.generator import Marginals
 
         return Marginals
+    if name == "CTGAN":
+        from dpsynth.models.ctgan.generator import CTGAN
+
+        return CTGAN
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from dpsynth.encode.codec import Codec
+from dpsynth.privacy.budget import Reserve
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.privacy.table import Measurement, PrivateTable
 
@@ -38,6 +39,8 @@ class Steps(Protocol):
     def stage(self, name: str, total: int | None = None) -> None: ...
 
     def advance(self, n: int = 1) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 class TableModel(Protocol):
@@ -79,3 +82,11 @@ class Generator(Protocol):
         histograms: the columns' noisy one-way counts, paid for already.  targets: columns that matter more than others.
         zeros: declared constraints. A model need not heed them (rows that it draws are made to obey), but is better if it does.
         """
+
+
+@runtime_checkable
+class Training(Protocol):
+    """A generator that also trains on rows: it says beforehand what to reserve for that."""
+
+    def reserve(self, epsilon: float, delta: float) -> Reserve:
+        """What the whole run sets aside, so that it is (epsilon, delta)-DP: allowance for queries, and planned trainings."""

@@ -34,6 +34,11 @@ def budget_of(epsilon: float, delta: float) -> Cost:
     return Cost(mu_squared=gaussian_mu(epsilon, delta - spare) ** 2, delta=spare)
 
 
+def delta_of(cost: Cost) -> float:
+    """The delta for which `budget_of` gave a cost."""
+    return cost.delta / STABILITY_SHARE
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reserve:
     """What a run sets aside. adaptive: for Gaussian queries and stability histograms.  planned: events fixed beforehand."""
@@ -75,6 +80,11 @@ class Account:
     @property
     def events(self) -> tuple[Event, ...]:
         return tuple(self._events)
+
+    @property
+    def planned(self) -> tuple[Event, ...]:
+        """Planned events that have not happened yet."""
+        return tuple(self._planned)
 
     @property
     def left(self) -> Cost:

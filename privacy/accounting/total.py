@@ -77,7 +77,7 @@ class TreeProfile:
 
     def epsilon(self, delta: float) -> float:
         bound = self._renyi_epsilon(delta)
-        if delta <= _LEAST_DELTA or not 0 < bound < math.inf:
+        if delta - self._renyi[1] <= _LEAST_DELTA or not 0 < bound < math.inf:
             return bound
         first = bound / _FIRST_CELLS
         found = _refined(lambda width: self._composed(width, delta=delta).epsilon(delta), first, bound)
