@@ -179,7 +179,7 @@ class _Learner:
         self.steps: dict[str, float | None] = {}
         self.vocabularies: dict[str, Vocabulary] = {}
         self.guessed: dict[str, set[float]] = {}
-        self.totals: list[float] = []
+        self.totals: list[tuple[float, float]] = []  # noisy counts of all units, and their variances
         self.known: dict[str, float] = {}  # units whose cell is not missing
 
     def run(self, columns: list[Column], voted_on: Sequence[str]) -> Domain:
@@ -293,7 +293,7 @@ class _Learner:
             return []
         labels = [f"{what} of {c.column}" for c in codings]
         found = self.table.counts([[c] for c in codings], mu_squared=each * len(codings), stage="schema", labels=labels)
-        self.totals += [float(m.values.sum()) for m in found if len(m.values) < 16]
+        self.totals += [(float(m.values.sum()), m.sigma**2 * len(m.values)) for m in found if len(m.values) < 16]
         return found
 
     def _step_of(self, column: Column) -> float | None:
@@ -371,31 +371,40 @@ class _Learner:
         modelled = self._open(columns)
         d = len(modelled) + (self.table.unit is not None)
         sigma = math.sqrt(max(d, 1) / (self.split.one_way * self.total))
-        pieces = intervals_worth(float(np.mean(self.totals)), sigma) if self.totals else MAX_INTERVALS
-        cells: list[FineCells] = [self._cells(c, pieces) for c in modelled]
+        self.progress.stage("measuring columns")
+        budget = self.split.one_way * self.total
+        if d == 1:  # nothing to measure together: all but the gate's slice goes here
+            budget = self.table.account.left.mu_squared - self.split.gate * self.total
+        # Columns of labels first: their totals say how many intervals a number line is worth.
+        lines = [c for c in modelled if c.kind in _SCALES]
+        fine = self._count([self._cells(c, 0) for c in modelled if c not in lines], budget / max(d, 1))
+        self.totals += [(float(m.values.sum()), m.sigma**2 * len(m.values)) for _, m in fine]
+        pieces = intervals_worth(_mean(self.totals), sigma) if self.totals else MAX_INTERVALS
+        cells = [self._cells(c, pieces) for c in lines]
         if self.table.unit is not None:
             counts_to = tuple(float(k) for k in range(1, self.table.max_rows + 1))
             cells.append(LineCells(ROWS_PER_UNIT, "number", counts_to, (), 1.0))
-        if not cells:
+        fine += self._count(cells, budget / max(d, 1))
+        if not fine:
             raise SchemaError("no column is left to model: all hold identifiers")
-        self.progress.stage("measuring columns")
-        budget = self.split.one_way * self.total
-        if len(cells) == 1:  # nothing to measure together: all but the gate's slice goes here
-            budget = self.table.account.left.mu_squared - self.split.gate * self.total
-        labels = ["rows per unit" if c.column == ROWS_PER_UNIT else c.column for c in cells]
-        fine = self.table.counts([[c] for c in cells], mu_squared=budget, stage="one-way", labels=labels)
-        fine = [self._combine(c, m) for c, m in zip(cells, fine, strict=True)]
-        n_units = float(np.mean([m.values.sum() for m in fine]))
+        order = {c.name: i for i, c in enumerate(modelled)}
+        fine.sort(key=lambda pair: order.get(pair[0].column, len(order)))
+        fine = [(c, self._combine(c, m)) for c, m in fine]
+        self.totals += [
+            (float(m.values.sum()), m.sigma**2 * len(m.values)) for c, m in fine if isinstance(c, LineCells)
+        ]
+        n_units = _mean(self.totals)
         # The noise that one table of a pair will carry, to choose how many groups a column is worth.
-        pairs = min(4 * len(cells), len(cells) * (len(cells) - 1) // 2)
+        pairs = min(4 * len(fine), len(fine) * (len(fine) - 1) // 2)
         pair_sigma = math.sqrt(max(pairs, 1) / max(0.55 * self.total, 1e-300))
         codecs = []
-        for c, m in zip(cells, fine, strict=True):
+        for c, m in fine:
             column = next((o for o in modelled if o.name == c.column), None)
             codec = codec_from(
                 c,
                 m.values,
                 m.sigma,
+                total=n_units,
                 quantiles=3 * groups_worth(n_units, pair_sigma) // 2,
                 least=max(LEAST_SHARE, min(pair_sigma / max(n_units, 1.0), 0.1)),
                 nullable=column.nullable if column is not None else False,
@@ -407,10 +416,19 @@ class _Learner:
         by_name = {c.column: c for c in codecs}
         by_name = Rules(constraints=self.constraints, columns={c.name: c for c in columns}, codecs=by_name).aligned()
         histograms = {}
-        for codec, m in zip(by_name.values(), fine, strict=True):
+        for codec, (_, m) in zip(by_name.values(), fine, strict=True):
             grouped = np.bincount(codec.groups, weights=m.values, minlength=codec.size).astype(np.float64)
             histograms[codec.column] = Measurement(values=grouped, sigma=m.sigma)
         return self._domain(columns, by_name, histograms, n_units)
+
+    def _count(self, cells: Sequence[FineCells], mu_squared_each: float) -> list[tuple[FineCells, Measurement]]:
+        if not cells:
+            return []
+        labels = ["rows per unit" if c.column == ROWS_PER_UNIT else c.column for c in cells]
+        measured = self.table.counts(
+            [[c] for c in cells], mu_squared=mu_squared_each * len(cells), stage="one-way", labels=labels
+        )
+        return list(zip(cells, measured, strict=True))
 
     def _cells(self, column: Column, pieces: int) -> FineCells:
         """The fine cells of one column; a number line is cut into about `pieces` intervals."""
@@ -433,7 +451,7 @@ class _Learner:
         self.guessed[column.name] = guessed
         places = intervals(edges, counts, step, pieces)
         if column.bounds is not None:  # nothing is known of where in its bounds the column lies
-            places = np.union1d(places, decades(edges[0], edges[-1], step))
+            places = np.union1d(places, decades(edges[0], edges[-1], step, pieces))
         atoms = sorted(bought | guessed)
         # An interval ends at each outermost atom that was bought and at each guess, so that what lies beyond can be seen to be empty.
         ends = (
@@ -490,6 +508,12 @@ def _without_identifiers(found: Vocabulary) -> Vocabulary:
     """What was bought, less values that hold a valid identifier, however many units hold them. Post-processing."""
     kept = [i for i, value in enumerate(found.values) if not isinstance(value, str) or not find_leaks([value])]
     return replace(found, values=tuple(found.values[i] for i in kept), counts=found.counts[kept])
+
+
+def _mean(noisy: Sequence[tuple[float, float]]) -> float:
+    """The mean of (value, variance) by precision."""
+    values, variances = np.array(noisy).T
+    return float(np.average(values, weights=1 / variances))
 
 
 def _together(first: Vocabulary | None, second: Vocabulary) -> Vocabulary:

@@ -17,6 +17,7 @@ from dpsynth.encode.grid import (
     label_groups,
     line_groups,
     occupied_span,
+    pooled,
 )
 from dpsynth.privacy.source import FloatArray, IntArray
 
@@ -33,6 +34,7 @@ def codec_from(
     counts: FloatArray,
     sigma: float,
     *,
+    total: float,
     quantiles: int,
     least: float,
     nullable: bool | None,
@@ -42,7 +44,8 @@ def codec_from(
 ) -> Codec:
     """Shares and groups of fine cells.
 
-    counts: noisy counts, shape (cells.size,), of noise sd `sigma`.  quantiles, least: see `line_groups`.  nullable: None = learned.
+    counts: noisy counts, shape (cells.size,), of noise sd `sigma`.  total: what they should sum to, as far as one can see.
+    quantiles, least: see `line_groups`; least also for labels.  nullable: None = learned.
     coarse: what to expect inside a group where the noise hides it.  trim: cut ends that hold nothing, as far as one can see.
     tentative: atoms that were not bought but guessed; those that do not stand out go back into the interval around them.
     """
@@ -50,7 +53,7 @@ def codec_from(
     if isinstance(cells, LineCells):
         weights, groups = _line(cells, _settled(cells, known, sigma, tentative), sigma, quantiles, least, coarse, trim)
     else:
-        weights, groups = _labels(cells, known, sigma)
+        weights, groups = _labels(cells, known, sigma, total - max(missing, 0.0), least)
     if nullable is not False and missing > SIGNIFICANT * sigma and not _seen(known[weights > 0], sigma):
         weights = np.zeros(len(weights))  # a column of missing cells, as far as one can see
     if nullable is None:
@@ -88,18 +91,18 @@ def _line(
         first, last = _cut_at_atoms(cells, known, sigma, first, last)
     within_span = (place >= first) & (place < last)
     known = np.where(within_span, known, 0.0)
-    within = slice(first, last)
-    groups = np.zeros(len(known), np.int64)
-    groups[within] = line_groups(
-        cells.low[within], cells.high[within], np.maximum(known[within], 0.0), quantiles=quantiles, least=least
-    )
-    groups[last:] = groups[max(last - 1, 0)]
     weights = np.maximum(known, 0.0)
     if coarse is not None:
         # Atoms stand for themselves, but where all cells are single values: whole numbers, and neighbours are alike.
         smoothed = within_span & ((cells.low < cells.high) if cells.edges else True)
         expected = _expected(cells, coarse)[smoothed]
         weights[smoothed] = denoise(known[smoothed], expected, sigma)
+    within = slice(first, last)
+    groups = np.zeros(len(known), np.int64)
+    groups[within] = line_groups(
+        cells.low[within], cells.high[within], weights[within], quantiles=quantiles, least=least
+    )
+    groups[last:] = groups[max(last - 1, 0)]
     return weights, _joined(groups, weights)
 
 
@@ -149,8 +152,15 @@ def _joined(groups: IntArray, weights: FloatArray) -> IntArray:
     return joined
 
 
-def _labels(cells: LabelCells, known: FloatArray, sigma: float) -> tuple[FloatArray, IntArray]:
-    weights = np.maximum(known, 0.0)
-    if weights[cells.other] <= SIGNIFICANT * sigma:
+def _labels(
+    cells: LabelCells, known: FloatArray, sigma: float, total: float, least: float
+) -> tuple[FloatArray, IntArray]:
+    # Other labels than the declared or found ones get nothing where they do not stand out.
+    weights = np.append(pooled(known[: cells.other], sigma, total), max(known[cells.other], 0.0))
+    if known[cells.other] <= SIGNIFICANT * sigma:
         weights[cells.other] = 0.0
-    return weights, label_groups(weights, MAX_LABELS)
+    groups = label_groups(weights, MAX_LABELS, least)
+    if weights[cells.other] == 0:  # nothing is drawn of it: a code of its own would only make every table larger
+        groups[cells.other] = groups[int(np.argmax(weights))]
+        groups = np.unique(groups, return_inverse=True)[1]
+    return weights, groups

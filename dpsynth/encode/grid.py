@@ -30,6 +30,8 @@ OVER_BUCKETS, OVER_INTERVALS, OVER_WHOLE = Growth(4.0, 2), Growth(3.0, 4), Growt
 MAX_INTERVALS = 512
 EQUAL_WIDTHS = 20
 PER_DECADE = 12
+# A count that is so many sd of its noise above 0 is taken to stand for rows.
+STANDS_OUT = 3.0
 
 
 def occupied_span(
@@ -111,16 +113,16 @@ def intervals(edges: FloatArray, counts: FloatArray, step: float | None, n: int)
     return np.unique(np.rint(out / step) * step) if step else np.unique(out)
 
 
-def decades(low: float, high: float, step: float | None) -> FloatArray:
-    """Edges in (low, high) that get wider with their distance from 0, PER_DECADE to each power of ten.
+def decades(low: float, high: float, step: float | None, n: int = MAX_INTERVALS) -> FloatArray:
+    """Edges in (low, high) that get wider with their distance from 0: PER_DECADE to each power of ten, fewer where `n`, the
+    number of intervals that the line is worth, is small.
 
     For a line of which only the bounds are known: amounts mostly lie close to 0, however far their bounds are apart.
     """
     far = max(abs(low), abs(high), 1e-300)
     smallest = max(step or 0.0, far * 1e-6)
-    ladder = 10.0 ** (
-        np.arange(math.floor(math.log10(smallest)) * PER_DECADE, math.log10(far) * PER_DECADE) / PER_DECADE
-    )
+    dense = int(np.clip(n // 8, 2, PER_DECADE))
+    ladder = 10.0 ** (np.arange(math.floor(math.log10(smallest)) * dense, math.log10(far) * dense) / dense)
     edges = np.concatenate([-ladder, [0.0], ladder])
     if step:
         edges = np.rint(edges / step) * step
@@ -235,12 +237,37 @@ def even_groups(counts: FloatArray, at_most: int) -> IntArray:
     return groups
 
 
-def label_groups(counts: FloatArray, at_most: int) -> IntArray:
-    """The `at_most - 1` largest cells each alone, all others together."""
-    if len(counts) <= at_most:
+def pooled(counts: FloatArray, sigma: float, total: float) -> FloatArray:
+    """Noisy counts of labels -> non-negative weights: those that noise hides are alike, as far as one can see.
+
+    counts: each with noise of sd `sigma`.  total: what they sum to, better known than their sum is.
+    A label above STANDS_OUT sd keeps its count. The others have what is left of the total, shrunk towards equal parts the
+    more of their scatter the noise explains (James, Stein). To cut at zero and scale would keep the noise of every label
+    whose noise was positive.
+    """
+    weights = np.maximum(counts, 0.0)
+    hidden = counts <= STANDS_OUT * sigma
+    if not hidden.any():
+        return weights
+    left = float(np.clip(total - weights[~hidden].sum(), 0.0, STANDS_OUT * sigma * hidden.sum()))
+    inside = counts[hidden]
+    scatter = float(((inside - inside.mean()) ** 2).sum()) / max(len(inside) - 3, 1)
+    keep = max(0.0, 1 - sigma**2 / scatter) if len(inside) > 3 and scatter > 0 else 0.0
+    shrunk = np.maximum(left / len(inside) + keep * (inside - inside.mean()), 0.0)
+    weights[hidden] = shrunk * (left / shrunk.sum()) if shrunk.sum() > 0 else 0.0
+    return weights
+
+
+def label_groups(counts: FloatArray, at_most: int, least: float = 0.0) -> IntArray:
+    """Large cells each alone, at most `at_most - 1` of them; those that hold less than `least` of all go together."""
+    large = np.argsort(-counts, kind="stable")
+    if len(counts) > at_most:
+        large = large[: at_most - 1]
+    large = large[counts[large] >= least * counts.sum()]
+    if len(large) >= len(counts) - 1:
         return np.arange(len(counts))
-    groups = np.full(len(counts), at_most - 1, np.int64)
-    groups[np.argsort(-counts, kind="stable")[: at_most - 1]] = np.arange(at_most - 1)
+    groups = np.full(len(counts), len(large), np.int64)
+    groups[large] = np.arange(len(large))
     return groups
 
 

@@ -23,6 +23,7 @@ from dpsynth.encode.grid import (
     label_groups,
     line_groups,
     occupied_span,
+    pooled,
     sentinels,
 )
 from dpsynth.encode.parse import TIME_STEPS, decimals_of, looks_dated, looks_numeric, numbers, time_step_of
@@ -234,7 +235,9 @@ def test_what_is_expected_of_a_cell_follows_the_coarser_histogram_not_its_width(
 def test_a_codec_from_noise_alone_still_decodes() -> None:
     for cells in (line, LabelCells("c", ("a", "b")), LabelCells("c", ())):
         for nullable in (None, True, False):
-            codec = codec_from(cells, np.full(cells.size, -5.0), 3.0, quantiles=8, least=0.01, nullable=nullable)
+            codec = codec_from(
+                cells, np.full(cells.size, -5.0), 3.0, total=0.0, quantiles=8, least=0.01, nullable=nullable
+            )
             assert codec.shares.sum() == pytest.approx(1.0)
             values = codec.values(
                 codec.refine(np.arange(codec.size), np.random.default_rng(0)), np.random.default_rng(0)
@@ -251,33 +254,72 @@ def test_sentinels_are_fixed_numbers_within_the_range_and_on_the_step() -> None:
 def test_a_guessed_atom_that_does_not_stand_out_goes_back_to_its_interval() -> None:
     cells = LineCells("x", "number", (99.0, 999.0), (0.0, 500.0, 1000.0), 1.0)  # [0, 500), 99, [500, 1000), 999
     counts = np.array([900.0, 12.0, 300.0, 400.0, 0.0])
-    codec = codec_from(cells, counts, 5.0, quantiles=8, least=0.01, nullable=False, trim=False, tentative={99.0, 999.0})
+    codec = codec_from(
+        cells, counts, 5.0, total=0.0, quantiles=8, least=0.01, nullable=False, trim=False, tentative={99.0, 999.0}
+    )
     assert codec.shares[1] == 0 and codec.shares[0] == pytest.approx(912 / 1612)
     assert codec.shares[3] == pytest.approx(400 / 1612)
-    bought = codec_from(cells, counts, 5.0, quantiles=8, least=0.01, nullable=False, trim=False)
+    bought = codec_from(cells, counts, 5.0, total=0.0, quantiles=8, least=0.01, nullable=False, trim=False)
     assert bought.shares[1] == pytest.approx(12 / 1612)
 
 
 def test_a_cap_that_does_not_stand_out_leaves_what_lies_beyond_it_empty() -> None:
     cells = LineCells("x", "number", (99.0,), (0.0, 50.0, 99.0, 200.0), 1.0)  # [0, 50), [50, 99), 99, [99, 200)
     counts = np.array([900.0, 300.0, 18.0, 2.0, 0.0])
-    codec = codec_from(cells, counts, 5.0, quantiles=8, least=0.01, nullable=False, tentative={99.0})
+    codec = codec_from(cells, counts, 5.0, total=0.0, quantiles=8, least=0.01, nullable=False, tentative={99.0})
     assert codec.shares[2] == 0 and codec.shares[3] == 0 and codec.shares[1] == pytest.approx(318 / 1218)
 
 
 def test_a_run_across_an_atom_ends_at_it_where_nothing_is_seen_beyond() -> None:
     cells = LineCells("x", "number", (99.0,), (0.0, 50.0, 99.0, 200.0), 1.0)
     counts = np.array([900.0, 300.0, 24.0, 10.0, 0.0])  # 24 stands out of noise of 5, and so do 24 and 10 together
-    codec = codec_from(cells, counts, 5.0, quantiles=8, least=0.01, nullable=False)
+    codec = codec_from(cells, counts, 5.0, total=0.0, quantiles=8, least=0.01, nullable=False)
     assert codec.shares[2] > 0 and codec.shares[3] == 0
-    seen = codec_from(cells, np.array([900.0, 300.0, 24.0, 40.0, 0.0]), 5.0, quantiles=8, least=0.01, nullable=False)
+    seen = codec_from(
+        cells, np.array([900.0, 300.0, 24.0, 40.0, 0.0]), 5.0, total=0.0, quantiles=8, least=0.01, nullable=False
+    )
     assert seen.shares[3] > 0
+
+
+def test_labels_that_noise_hides_share_what_is_left_of_the_total() -> None:
+    rng = np.random.default_rng(3)
+    truth = np.array([9000.0, *[20.0] * 40])
+    error = []
+    for _ in range(50):
+        noisy = truth + rng.normal(0, 200, len(truth))
+        weights = pooled(noisy, 200.0, truth.sum())
+        assert weights[0] == noisy[0] and (weights >= 0).all()
+        standing = noisy[noisy > 600].sum()
+        assert weights.sum() == pytest.approx(max(truth.sum(), standing))
+        error.append(np.abs(weights[1:] - truth[1:]).sum() / np.abs(np.maximum(noisy[1:], 0) - truth[1:]).sum())
+    assert np.mean(error) < 0.3
+    assert np.array_equal(pooled(np.array([50.0, 40.0]), 1.0, 90.0), [50.0, 40.0])
+
+
+def test_light_labels_go_together_and_an_unseen_other_label_has_no_code_of_its_own() -> None:
+    assert np.array_equal(label_groups(np.array([60.0, 30.0, 0.5, 0.4]), 64, least=0.01), [0, 1, 2, 2])
+    cells = LabelCells("c", ("a", "b"))
+    codec = codec_from(
+        cells, np.array([60.0, 40.0, 1.0, 0.0]), 2.0, total=100.0, quantiles=8, least=0.01, nullable=False
+    )
+    assert codec.size == 2 and codec.groups[cells.other] == codec.groups[0] and codec.shares[cells.other] == 0
+    seen = codec_from(
+        cells, np.array([60.0, 40.0, 30.0, 0.0]), 2.0, total=130.0, quantiles=8, least=0.01, nullable=False
+    )
+    assert seen.size == 3 and seen.shares[cells.other] > 0
 
 
 def test_a_group_that_holds_nothing_decodes_to_its_neighbours() -> None:
     cells = LineCells("x", "number", (0.0, 1.0, 2.0, 3.0), (), 1.0)
     codec = codec_from(
-        cells, np.array([500.0, -3.0, -2.0, 500.0, 0.0]), 1.0, quantiles=4, least=0.01, nullable=False, trim=False
+        cells,
+        np.array([500.0, -3.0, -2.0, 500.0, 0.0]),
+        1.0,
+        total=1000.0,
+        quantiles=4,
+        least=0.01,
+        nullable=False,
+        trim=False,
     )
     assert all(codec.group_shares > 0)
     fine = codec.refine(np.arange(codec.size), np.random.default_rng(0))
