@@ -17,8 +17,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import pandas as pd
 
+from dpsynth.conclusions import (
+    as_numbers,
+    declared_range,
+    filled_in,
+    kind_of,
+    label_of,
+    precise_mean,
+    step_of,
+    together,
+    without_identifiers,
+)
 from dpsynth.constraints import Constraint, Determines, in_order
 from dpsynth.encode.cells import FineCells, LabelCells, LineCells
 from dpsynth.encode.codec import Codec
@@ -26,7 +36,6 @@ from dpsynth.encode.from_counts import codec_from
 from dpsynth.encode.grid import (
     MAX_INTERVALS,
     OVER_BUCKETS,
-    SIGNIFICANT,
     decades,
     groups_worth,
     intervals,
@@ -34,12 +43,11 @@ from dpsynth.encode.grid import (
     occupied_span,
     sentinels,
 )
-from dpsynth.encode.parse import MAX_DECIMALS, TIME_STEPS, Scale
 from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, StepOf
 from dpsynth.enforce import SCALES, Rules, cuts, made_column
 from dpsynth.mapping import learned
 from dpsynth.privacy.errors import SchemaError
-from dpsynth.privacy.pii import CELL_CLASSES, decide, find_leaks, header_entity
+from dpsynth.privacy.pii import CELL_CLASSES, decide, header_entity
 from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable, Vocabulary
 from dpsynth.schema import Column, Kind, Schema
@@ -262,7 +270,7 @@ class _Learner:
         unknown = [c for c in self._open(columns) if c.kind is None]
         each = self.split.schema * self.total / max(len(self._open(columns)), 1)
         forms = self._ask([FormOf(c.name) for c in unknown], "form", FORM_PART * each)
-        kinds = {c.name: _kind(m) for c, m in zip(unknown, forms, strict=True)}
+        kinds = {c.name: kind_of(m) for c, m in zip(unknown, forms, strict=True)}
         self.known = {c.name: float(m.values[1:].sum()) for c, m in zip(unknown, forms, strict=True)}
         columns = [replace(c, kind=kinds[c.name]) if c.name in kinds else c for c in columns]
         lines = [c for c in self._open(columns) if c.kind in SCALES]
@@ -272,13 +280,13 @@ class _Learner:
             self._ask([StepOf(c.name, SCALES[c.kind]) for c in stepless], "step", STEP_PART * each),
             strict=True,
         ):
-            self.steps[c.name] = _step(m, SCALES[c.kind])
+            self.steps[c.name] = step_of(m, SCALES[c.kind])
         for c in lines:
             if c.bounds is None:
                 asked = FORM_PART * (c.name in kinds) + STEP_PART * (c.name in self.steps)
                 self.ranges[c.name] = self._range(RangeOf(c.name, SCALES[c.kind]), (1 - asked) * each)
             else:
-                self.ranges[c.name] = _declared_range(c, self._step_of(c))
+                self.ranges[c.name] = declared_range(c, self._step_of(c))
         return columns
 
     def _range(self, grid: RangeOf, mu_squared: float) -> tuple[FloatArray, FloatArray]:
@@ -330,7 +338,7 @@ class _Learner:
             found = self.table.vocabulary(
                 name, mu_squared=mu_squared / len(names), delta=delta / len(names), stage=stage
             )
-            self.vocabularies[name] = _together(self.vocabularies.get(name), _without_identifiers(found))
+            self.vocabularies[name] = together(self.vocabularies.get(name), without_identifiers(found))
             self.progress.advance()
 
     def _lacks_values(self, name: str) -> bool:
@@ -376,10 +384,10 @@ class _Learner:
         if d == 1:  # nothing to measure together: all but the gate's slice goes here
             budget = self.table.account.left.mu_squared - self.split.gate * self.total
         # Columns of labels first: their totals say how many intervals a number line is worth.
-        lines = [c for c in modelled if c.kind in _SCALES]
+        lines = [c for c in modelled if c.kind in SCALES]
         fine = self._count([self._cells(c, 0) for c in modelled if c not in lines], budget / max(d, 1))
         self.totals += [(float(m.values.sum()), m.sigma**2 * len(m.values)) for _, m in fine]
-        pieces = intervals_worth(_mean(self.totals), sigma) if self.totals else MAX_INTERVALS
+        pieces = intervals_worth(precise_mean(self.totals), sigma) if self.totals else MAX_INTERVALS
         cells = [self._cells(c, pieces) for c in lines]
         if self.table.unit is not None:
             counts_to = tuple(float(k) for k in range(1, self.table.max_rows + 1))
@@ -393,7 +401,7 @@ class _Learner:
         self.totals += [
             (float(m.values.sum()), m.sigma**2 * len(m.values)) for c, m in fine if isinstance(c, LineCells)
         ]
-        n_units = _mean(self.totals)
+        n_units = precise_mean(self.totals)
         # The noise that one table of a pair will carry, to choose how many groups a column is worth.
         pairs = min(4 * len(fine), len(fine) * (len(fine) - 1) // 2)
         pair_sigma = math.sqrt(max(pairs, 1) / max(0.55 * self.total, 1e-300))
@@ -437,7 +445,7 @@ class _Learner:
         if column.kind in ("categorical", "text"):
             found = self.vocabularies.get(column.name)
             labels = column.categories if column.categories is not None else found.values if found else ()
-            return LabelCells(column.name, tuple(_label(v) for v in labels))
+            return LabelCells(column.name, tuple(label_of(v) for v in labels))
         scale = SCALES[column.kind]
         edges, counts = self.ranges[column.name]
         step = self._step_of(column)
@@ -446,7 +454,7 @@ class _Learner:
             whole = [round(i * step, 9) for i in range(low, max(high, low + 1))]
             return LineCells(column.name, scale, tuple(map(float, whole)), (), step)
         found_values = self.vocabularies[column.name].values
-        bought = {float(v) for v in _as_numbers(found_values, scale)}
+        bought = {float(v) for v in as_numbers(found_values, scale)}
         guessed = set(sentinels(edges[0], edges[-1], step)) - bought if scale == "number" else set()
         self.guessed[column.name] = guessed
         places = intervals(edges, counts, step, pieces)
@@ -479,7 +487,7 @@ class _Learner:
             codec = by_name.get(column.name)
             facts.append(
                 ColumnFacts(
-                    column=_filled(column, codec, self._step_of(column)) if codec else column,
+                    column=filled_in(column, codec, self._step_of(column)) if codec else column,
                     treatment=self.treatments.get(column.name, "modelled"),
                     reason=self.reasons.get(column.name, "no identifiers: its type is not a string"),
                     codec=codec,
@@ -502,120 +510,3 @@ class _Learner:
             n_rows=max(round(n_rows), 1),
             rules=Rules(constraints=self.constraints, columns=filled, codecs=by_name),
         )
-
-
-def _without_identifiers(found: Vocabulary) -> Vocabulary:
-    """What was bought, less values that hold a valid identifier, however many units hold them. Post-processing."""
-    kept = [i for i, value in enumerate(found.values) if not isinstance(value, str) or not find_leaks([value])]
-    return replace(found, values=tuple(found.values[i] for i in kept), counts=found.counts[kept])
-
-
-def _mean(noisy: Sequence[tuple[float, float]]) -> float:
-    """The mean of (value, variance) by precision."""
-    values, variances = np.array(noisy).T
-    return float(np.average(values, weights=1 / variances))
-
-
-def _together(first: Vocabulary | None, second: Vocabulary) -> Vocabulary:
-    """Values of either look. Counts of a value that both found are averaged by their precision."""
-    if first is None:
-        return second
-    weight = second.sigma**-2 / (first.sigma**-2 + second.sigma**-2)
-    counts = dict(zip(first.values, first.counts.tolist(), strict=True))
-    for value, count in zip(second.values, second.counts.tolist(), strict=True):
-        counts[value] = weight * count + (1 - weight) * counts.get(value, count)
-    ordered = sorted(counts, key=lambda value: (-counts[value], str(value)))
-    return Vocabulary(
-        values=tuple(ordered),
-        counts=np.array([counts[value] for value in ordered], np.float64),
-        sigma=second.sigma,
-        threshold=second.threshold,
-    )
-
-
-def _kind(form: Measurement) -> Kind:
-    """The kind that most cells of a string column speak for."""
-    votes = form.values[1:]
-    known = float(votes.sum())
-    if known <= 4 * form.sigma * math.sqrt(len(votes)):
-        return "categorical"  # nothing to be seen: nothing is made up
-    if votes[FormOf.NUMBER - 1] >= 0.9 * known:
-        return "numeric"
-    if votes[FormOf.DATE - 1] >= 0.9 * known:
-        return "datetime"
-    return "text" if votes[FormOf.TEXT - 1] >= 0.5 * known else "categorical"
-
-
-def _step(measured: Measurement, scale: Scale) -> float | None:
-    """The coarsest step that all cells are multiples of, as far as the noise lets one see; None = no step.
-
-    Cells that need a finer step count when they stand above the noise, or when they are the greater part.
-    """
-    counts = measured.values[:-1]
-    total = max(float(counts.sum()), 0.0)
-    finer = np.append(np.cumsum(counts[::-1])[::-1][1:], 0.0)
-    noise = SIGNIFICANT * measured.sigma * np.sqrt(np.arange(len(counts))[::-1] + 1)
-    first = int(np.argmax((finer <= np.maximum(noise, 0.002 * total)) & (finer <= 0.5 * total)))
-    if scale != "number":
-        return float(TIME_STEPS[first])
-    return None if first > MAX_DECIMALS else 10.0**-first
-
-
-def _declared_range(column: Column, step: float | None) -> tuple[FloatArray, FloatArray]:
-    """Edges and (even) counts over declared bounds; the upper edge lies one step above the highest value."""
-    if column.bounds is None:
-        raise SchemaError(f"column {column.name!r} has no declared bounds")
-    if column.kind == "datetime":
-        low, high = (
-            pd.Timestamp(str(b)).to_datetime64().astype("datetime64[us]").astype(np.int64) for b in column.bounds
-        )
-    else:
-        factor = 1e6 if column.kind == "timedelta" else 1.0
-        low, high = (float(b) * factor for b in column.bounds)
-    top = float(high) + step if step else np.nextafter(float(high), math.inf)
-    return np.array([float(low), top]), np.ones(1)
-
-
-def _as_numbers(values: Sequence[object], scale: Scale) -> list[float]:
-    """Frequent values on the number line; those of a CSV file are still strings."""
-    from dpsynth.encode.parse import numbers
-    from dpsynth.privacy.source import Strings
-
-    if not values or not isinstance(values[0], str):
-        return [float(v) for v in values]  # type: ignore[arg-type]  # values of a numeric column
-    texts = np.array(values, dtype=object)
-    read = numbers(Strings(np.arange(len(texts), dtype=np.int32), texts), scale)
-    return [float(v) for v in read if not math.isnan(v)]
-
-
-def _label(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
-
-
-def _filled(column: Column, codec: Codec, step: float | None) -> Column:
-    """The column with every fact filled in from its codec."""
-    cells = codec.cells
-    nullable = bool(codec.shares[cells.missing] > 0)
-    if isinstance(cells, LabelCells):
-        if column.kind == "boolean":
-            return replace(column, nullable=nullable)
-        if column.kind == "text":
-            return replace(column, nullable=True)
-        return replace(column, nullable=nullable, categories=column.categories or cells.labels or None)
-    held = np.flatnonzero(codec.shares[:-1] > 0)
-    bounds: Any = column.bounds
-    if bounds is None and len(held):
-        low, high = float(cells.low[held[0]]), float(cells.high[held].max())
-        is_interval = cells.high[held[-1]] > cells.low[held[-1]]
-        bounds = _bounds(low, high - step if is_interval and step else high, cells.scale)
-    if column.kind != "numeric":
-        return replace(column, nullable=nullable, bounds=bounds)
-    whole = step is not None and step >= 1
-    decimals = None if step is None or whole else round(-math.log10(step))
-    return replace(column, nullable=nullable, bounds=bounds, integer=whole, decimals=decimals)
-
-
-def _bounds(low: float, high: float, scale: Scale) -> tuple[Any, Any]:
-    if scale == "datetime":
-        return tuple(str(np.datetime64(int(v), "us")) for v in (low, high))  # type: ignore[return-value]  # two of them
-    return (low / 1e6, high / 1e6) if scale == "timedelta" else (low, high)
