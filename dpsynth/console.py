@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
+    from rich.progress import ProgressColumn
 
 
 class Progress(Protocol):
@@ -67,23 +68,37 @@ class RichProgress:
         self._bars.update(task.id, total=total, completed=total)
 
 
+def columns() -> tuple[ProgressColumn, ...]:
+    """What stands in the line of a stage: how much is done, where it is counted, the time it took and what is to go."""
+    from rich.progress import (
+        BarColumn,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return (
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("[dim]to go"),
+        TimeRemainingColumn(compact=True),
+    )
+
+
 @contextmanager
 def make_progress(enabled: bool) -> Iterator[Progress]:
     """Progress bars on stderr where that is a terminal and they are wanted."""
     if not (enabled and sys.stderr.isatty()):
         yield SilentProgress()
         return
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (
-        SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    with Bars(*columns, console=stderr()) as bars:
+    with Bars(*columns(), console=stderr()) as bars:
         progress = RichProgress(bars)
         yield progress
         progress._finish()

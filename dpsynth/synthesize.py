@@ -104,7 +104,8 @@ def fit(
     epsilon, delta: the whole budget: schema learning, model and gate together.
     schema: public facts (`Schema` or the path of its JSON); what it leaves open is learned from a part of epsilon.
     unit, max_rows_per_unit: column that names the privacy unit, and the most rows a unit contributes; default: a row.
-    model: "auto", "marginals", "mst", "ctgan", or settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
+    model: "auto" or "marginals" (tables of pairs, chosen in one shot), "aim" (chosen in rounds), "mst" (a tree of pairs), "ctgan", or
+    settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
     ledger: where the spending is booked (default: $DPSYNTH_LEDGER or the user's own).  dataset: the ledger's name for the
     data, which a cap needs; "name/label" uses a sub-budget of it.
     allow_synthetic: accept a table that dpsynth itself made.
@@ -281,6 +282,7 @@ def _generator(model: str | Generator) -> Generator:
         "auto": Marginals(),
         "marginals": Marginals(),
         "mst": Marginals(structure="tree"),
+        "aim": Marginals(structure="adaptive"),
         "ctgan": CTGAN(),
     }
     if model not in named:

@@ -155,7 +155,7 @@ def test_a_unit_with_more_rows_than_allowed_counts_as_if_it_had_fewer() -> None:
     assert (synth.sample(1000)["x"] == "b").mean() > 0.9
 
 
-@pytest.mark.parametrize("model", ["mst", "marginals", "auto"])
+@pytest.mark.parametrize("model", ["mst", "aim", "marginals", "auto"])
 def test_models_by_name(model: str) -> None:
     synth = dpsynth.fit(mixed_table(800)[["age", "score", "group"]], epsilon=3.0, model=model, progress=False)
     assert synth.tree

@@ -2,43 +2,40 @@
 
 After MST (McKenna, Miklau, Sheldon, "Winning the NIST Contest", 2021) and its successors, with Gaussian noise on all
 selection scores at once in place of the exponential mechanism (so that the run is one Gaussian mechanism), all pairs chosen in one
-shot and each at the resolution that it is worth, inference by the dual, and tables beyond the junction tree by tilting.
+shot (or in rounds: see `adaptive`) and each at the resolution that it is worth, inference by the dual, and tables beyond the junction
+tree by tilting.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-import torch
+from typing import Literal, get_args
 
 from dpsynth.encode.codec import Codec
+from dpsynth.models.marginals.adaptive import Rounds, fit_in_rounds
 from dpsynth.models.marginals.field import MarkovField
-from dpsynth.models.marginals.inference import Table, default_regularisation, fit_potentials
-from dpsynth.models.marginals.junction_tree import build
+from dpsynth.models.marginals.fitting import Fitting
+from dpsynth.models.marginals.inference import Table
+from dpsynth.models.marginals.limits import Clock, Limits
+from dpsynth.models.marginals.measuring import measure, one_ways
 from dpsynth.models.marginals.select import (
     Choice,
     Selection,
-    dependence,
+    distances,
     gains,
-    log_shares,
+    independent,
     resolutions,
     select,
     spanning_tree,
-    steps_between,
 )
-from dpsynth.models.marginals.tilt import RIDGE, ROWS, Dual, factor_of, fit_tilt, rows_within_reach, whole_factor
 from dpsynth.models.marginals.tilted import TiltedField
-from dpsynth.models.marginals.zeros import Given, given, in_tree
+from dpsynth.models.marginals.zeros import given
 from dpsynth.models.protocol import Steps, Zeros
 from dpsynth.privacy.errors import ModelError
-from dpsynth.privacy.source import FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable
 
-# The rows that stand for the model while it is fitted are drawn from what is public by then: this seed hides nothing.
-_SEED = 0
+Structure = Literal["dense", "tree", "adaptive"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,26 +43,41 @@ class Marginals:
     """Settings of the graphical model.
 
     structure: "dense" = as many pairs as a junction tree of `max_cells` cells can hold and the noise is worth, and further
-        ones beside it; "tree" = a spanning tree of pairs (MST).
+        ones beside it; "tree" = a spanning tree of pairs (MST); "adaptive" = the dense one in `rounds`, each of which looks for what
+        the model so far does not explain (AIM).
     further_weight: share of mu^2 that the table of a further pair gets, against one of the tree; 0 = none of them.
     target_weight: how much more a pair with a target or sensitive column counts when pairs are chosen.
     regularisation: lambda of the dual; None = from the noise.  iterations: limit for L-BFGS.
+    max_seconds: for choosing pairs and fitting, on this machine's clock; counting rows is not stopped and does not count, so that
+        nothing depends on how long it takes. Smaller structures are planned, and fits stop in time: the model is one of all that
+        was measured, if a coarser one. What is stopped so is post-processing of noisy answers and costs nothing; but two runs
+        under one (test) seed may differ.  None = no limit.
+    max_memory: bytes for the model beyond the rows and the interpreter; see `limits` for the formula.  None = no limit.
+
+    The limits are public numbers: what they change is planned from them, from declared and from noisy sizes, never from rows.
     """
 
-    structure: Literal["dense", "tree"] = "dense"
+    structure: Structure = "dense"
     max_cells: int = 100_000
     further_weight: float = 0.5
     target_weight: float = 3.0
     regularisation: float | None = None
     iterations: int = 250
+    rounds: int = 2
+    max_seconds: float | None = None
+    max_memory: float | None = None
 
     def __post_init__(self) -> None:
-        if self.structure not in ("dense", "tree") or self.max_cells < 1:
-            raise ModelError("structure must be 'dense' or 'tree', max_cells at least 1")
+        if self.structure not in get_args(Structure) or self.max_cells < 1:
+            raise ModelError(f"structure must be one of {', '.join(get_args(Structure))}, max_cells at least 1")
         if self.iterations < 1 or (self.regularisation is not None and not self.regularisation > 0):
             raise ModelError("iterations must be at least 1 and regularisation above 0")
         if not 0 <= self.further_weight <= 1 or not self.target_weight > 0:
             raise ModelError("further_weight must be between 0 and 1, target_weight above 0")
+        if not 1 <= self.rounds <= 100:
+            raise ModelError("rounds must be between 1 and 100")
+        if any(limit is not None and not limit > 0 for limit in (self.max_seconds, self.max_memory)):
+            raise ModelError("max_seconds and max_memory must be above 0")
 
     def fit(
         self,
@@ -82,131 +94,85 @@ class Marginals:
         progress: Steps,
     ) -> MarkovField | TiltedField:
         """Select, measure, fit. A single column is its histogram, which is paid for already."""
-        chosen = Selection(tree=())
-        tables = [_one_way(a, c, histograms[c.column], device) for a, c in enumerate(codecs)]
-        further: list[Table] = []
-        if len(codecs) > 1:
-            progress.stage("choosing pairs")
-            left = mu_squared - selection
-            levels = resolutions(codecs)
-            distances = dependence(table, levels, n_units=n_units, mu_squared=selection)
-            weights = [self.target_weight if c.column in targets else 1.0 for c in codecs]
-            chosen = self._select(distances, [[c.size for c in of] for of in levels], weights, n_units, left)
-            progress.stage("measuring pairs", len(chosen.tree) + len(chosen.further))
-            all_shares = len(chosen.tree) + self.further_weight * len(chosen.further)
-            of_tree = left * len(chosen.tree) / all_shares
-            tables += self._measure(table, levels, chosen.tree, of_tree, device)
-            if chosen.further:
-                further = self._measure(table, levels, chosen.further, left - of_tree, device)
-        factors = given(zeros, [c.column for c in codecs])
-        return self._fit(codecs, chosen, tables, further, factors, n_units, device, progress)
-
-    def _fit(
-        self,
-        codecs: Sequence[Codec],
-        chosen: Selection,
-        tables: list[Table],
-        further: list[Table],
-        factors: Sequence[Given],
-        n_units: float,
-        device: str,
-        progress: Steps,
-    ) -> MarkovField | TiltedField:
-        progress.stage("fitting the model")
-        sizes, edges = [c.size for c in codecs], [pair for pair, _ in chosen.tree]
-        held, bound = in_tree(sizes, edges, factors, self.max_cells)
-        tree = build(sizes, [*edges, *bound])
-        base = [log_shares(c) for c in codecs]
-        regularisation = self.regularisation or default_regularisation(tables)
-        potentials, thetas = fit_potentials(
-            tree,
-            [torch.from_numpy(b).to(device) for b in base],
-            tables,
+        fitting = Fitting(
+            codecs=codecs,
+            factors=given(zeros, [c.column for c in codecs]),
             n_units=n_units,
-            regularisation=regularisation,
+            max_cells=self.max_cells,
+            regularisation=self.regularisation,
             iterations=self.iterations,
-            given=held,
+            limits=Limits(self.max_seconds, self.max_memory),
+            clock=Clock(self.max_seconds),
+            device=device,
+            progress=progress,
         )
-        field = MarkovField([c.column for c in codecs], edges, tree, potentials, bound)
-        if not further:
-            return field
-        progress.stage("fitting the further pairs")
-        own = [factor_of(t, theta, sizes) for t, theta in zip(tables, thetas, strict=True)]
-        own += [whole_factor(f.attributes, f.log_weights) for f in factors if len(f.attributes) <= 2]
-        rng = np.random.default_rng(_SEED)
-        rows = field.sample(rows_within_reach(len(tables) + len(further), ROWS), rng=rng, evidence={})
-        dual = Dual.start([*tables, *further], sizes, n_units, RIDGE * regularisation)
-        return TiltedField(field, base, own, fit_tilt(dual, rows, base, own, rng))
+        columns = one_ways(codecs, histograms, device)
+        if len(codecs) == 1:
+            return fitting.fit(columns, []).model
+        weights = [self.target_weight if c.column in targets else 1.0 for c in codecs]
+        plan = Rounds(
+            rounds=self.rounds,
+            selecting=selection,
+            measuring=mu_squared - selection,
+            weights=weights,
+            further_weight=self.further_weight,
+        )
+        levels = resolutions(codecs)
+        if self.structure == "adaptive":
+            return fit_in_rounds(table, levels, columns, fitting, plan)
+        return self._fit_at_once(table, levels, columns, fitting, plan)
+
+    def _fit_at_once(
+        self,
+        table: PrivateTable,
+        levels: Sequence[Sequence[Codec]],
+        columns: Sequence[Table],
+        fitting: Fitting,
+        plan: Rounds,
+    ) -> MarkovField | TiltedField:
+        fitting.progress.stage("choosing pairs")
+        found = distances(
+            table,
+            levels,
+            independent(levels, fitting.n_units),
+            mu_squared=plan.selecting,
+            label="distance of each pair from independence",
+        )
+        with fitting.clock:
+            chosen = self._select(found, [[c.size for c in of] for of in levels], plan, fitting)
+        fitting.progress.stage("measuring pairs")
+        all_shares = len(chosen.tree) + self.further_weight * len(chosen.further)
+        of_tree = plan.measuring * len(chosen.tree) / all_shares
+        tables = [*columns, *measure(table, levels, chosen.tree, of_tree, fitting.device)]
+        further: list[Table] = []
+        if chosen.further:
+            further = measure(table, levels, chosen.further, plan.measuring - of_tree, fitting.device)
+        return fitting.fit(tables, further).model
 
     def _select(
         self,
-        distances: Mapping[Choice, float],
+        found: Mapping[Choice, float],
         sizes: Sequence[Sequence[int]],
-        weights: Sequence[float],
-        n_units: float,
-        mu_squared: float,
+        plan: Rounds,
+        fitting: Fitting,
     ) -> Selection:
         if self.structure == "tree":
-            finest = {c: d for c, d in distances.items() if c[1] == min(level for _, level in distances)}
-            sigma = ((len(sizes) - 1) / mu_squared) ** 0.5
-            gain = gains(finest, sizes, sigma, noise_left=1.0, weights=weights)
+            finest = {c: d for c, d in found.items() if c[1] == min(level for _, level in found)}
+            sigma = ((len(sizes) - 1) / plan.measuring) ** 0.5
+            gain = gains(finest, sizes, sigma, noise_left=1.0, weights=plan.weights)
             chosen = Selection(tree=tuple(spanning_tree(gain, len(sizes))))
         else:
             chosen = select(
-                distances,
+                found,
                 sizes,
-                mu_squared,
-                n_units=n_units,
-                weights=weights,
-                max_cells=self.max_cells,
+                plan.measuring,
+                n_units=fitting.n_units,
+                weights=plan.weights,
+                max_cells=fitting.cells,
                 further_weight=self.further_weight,
+                max_tables=fitting.max_tables,
             )
         if chosen.tree:
             return chosen
         # One pair at least: what is left of the budget must go somewhere.
-        return Selection(tree=(max(distances, key=lambda choice: distances[choice]),))
-
-    def _measure(
-        self,
-        table: PrivateTable,
-        levels: Sequence[Sequence[Codec]],
-        choices: Sequence[Choice],
-        mu_squared: float,
-        device: str,
-    ) -> list[Table]:
-        queries = [(levels[a][level], levels[b][level]) for (a, b), level in choices]
-        noisy = table.counts(
-            [list(q) for q in queries],
-            mu_squared=mu_squared,
-            stage="pairs",
-            labels=[f"{a.column} x {b.column}" for a, b in queries],
-        )
-        return [
-            _pair(pair, query, [levels[a][0] for a in pair], m, device)
-            for (pair, _), query, m in zip(choices, queries, noisy, strict=True)
-        ]
-
-
-def _one_way(a: int, codec: Codec, histogram: Measurement, device: str) -> Table:
-    # A group's count sums fine cells, each with noise of its own.
-    return _table((a,), histogram.values, histogram.sigma * np.sqrt(np.bincount(codec.groups)), device)
-
-
-def _pair(
-    pair: tuple[int, int], query: Sequence[Codec], fine: Sequence[Codec], measured: Measurement, device: str
-) -> Table:
-    values = measured.values.reshape([c.size for c in query])
-    groups = None
-    if any(c is not f for c, f in zip(query, fine, strict=True)):
-        groups = tuple(torch.from_numpy(steps_between(f, c)).to(device) for f, c in zip(fine, query, strict=True))
-    return _table(pair, values, np.full(1, measured.sigma), device, groups)
-
-
-def _table(
-    attributes: tuple[int, ...],
-    values: FloatArray,
-    sigma: FloatArray,
-    device: str,
-    groups: tuple[torch.Tensor, ...] | None = None,
-) -> Table:
-    return Table(attributes, torch.from_numpy(values).to(device), torch.from_numpy(sigma).to(device), groups)
+        return Selection(tree=(max(found, key=lambda choice: found[choice]),))

@@ -16,6 +16,7 @@ log Z with respect to clique potentials is the clique marginals.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ import torch
 
 from dpsynth.models.marginals.junction_tree import Clique, JunctionTree
 from dpsynth.models.marginals.zeros import Given
+
+# What is told how many steps of a stage are done.
+Advance = Callable[[int], None]
+# Sweeps that a fit makes however little time it has: a model that its measurements have reached.
+LEAST_SWEEPS = 10
 
 
 @contextmanager
@@ -100,6 +106,9 @@ def fit_potentials(
     regularisation: float,
     iterations: int,
     given: Sequence[Given] = (),
+    start: Sequence[torch.Tensor] = (),
+    until: float = math.inf,
+    advance: Advance = lambda n: None,
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """(clique potentials, theta of each table) of the maximum-entropy model, in log space, the potentials normalised to
     log Z = 0; see the module's docstring.
@@ -107,6 +116,7 @@ def fit_potentials(
     base: log of each attribute's noisy shares, shape (sizes[a],).  tables: what was measured; each must lie in a clique.
     regularisation: lambda.  iterations: limit for L-BFGS; it stops earlier when it has converged.
     given: factors of the base measure beside the shares (structural zeros); each must lie in a clique.
+    start: theta of the first tables, from an earlier fit.  until, advance: see `minimise`.
     """
     homes = [tree.home(t.attributes) for t in tables]
     fixed = [base[0].new_zeros([tree.sizes[a] for a in clique]) for clique in tree.cliques]
@@ -119,7 +129,11 @@ def fit_potentials(
         fixed[i] = fixed[i] + _expand(log_weights, factor.attributes, tree.cliques[i])
     # Preconditioner: the dual's curvature in a cell is about lambda sigma^2 + the cell's count.
     scales = [(regularisation * t.sigma**2 + t.values.clamp(min=1.0)).rsqrt() for t in tables]
-    weights = [torch.zeros_like(s).requires_grad_() for s in scales]
+    weights = [torch.zeros_like(s) for s in scales]
+    for weight, scale, theta in zip(weights, scales, start, strict=False):
+        weight.copy_(theta / scale)
+    for weight in weights:
+        weight.requires_grad_()
 
     def potentials() -> list[torch.Tensor]:
         out = list(fixed)
@@ -137,7 +151,7 @@ def fit_potentials(
 
     if tables:
         with one_thread():
-            _minimise(objective, weights, iterations)
+            _minimise(objective, weights, iterations, until, advance)
     with torch.no_grad():
         fitted = potentials()
         fitted[0] = fitted[0] - log_partition(tree, fitted)
@@ -145,7 +159,13 @@ def fit_potentials(
     return fitted, thetas
 
 
-def _minimise(objective: Callable[[], torch.Tensor], weights: list[torch.Tensor], iterations: int) -> None:
+def _minimise(
+    objective: Callable[[], torch.Tensor],
+    weights: list[torch.Tensor],
+    iterations: int,
+    until: float,
+    advance: Advance,
+) -> None:
     def closure() -> torch.Tensor:
         for weight in weights:
             weight.grad = None
@@ -153,11 +173,22 @@ def _minimise(objective: Callable[[], torch.Tensor], weights: list[torch.Tensor]
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
-    minimise(closure, weights, iterations)
+    minimise(closure, weights, iterations, until=until, advance=advance)
 
 
-def minimise(closure: Callable[[], torch.Tensor], weights: list[torch.Tensor], iterations: int) -> None:
-    """L-BFGS over `weights`, in place. closure: sets their gradients and returns the objective."""
+def minimise(
+    closure: Callable[[], torch.Tensor],
+    weights: list[torch.Tensor],
+    iterations: int,
+    *,
+    until: float = math.inf,
+    advance: Advance = lambda n: None,
+) -> None:
+    """L-BFGS over `weights`, in place. closure: sets their gradients and returns the objective.
+
+    until: when to stop with the best weights so far, by `time.monotonic`, but not before LEAST_SWEEPS.  advance: told of
+    progress, `iterations` in all.
+    """
     optimiser = torch.optim.LBFGS(
         weights,
         max_iter=iterations,
@@ -166,7 +197,31 @@ def minimise(closure: Callable[[], torch.Tensor], weights: list[torch.Tensor], i
         tolerance_grad=1e-9,
         tolerance_change=1e-12,
     )
-    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    done, least, best = 0, math.inf, [w.detach().clone() for w in weights]
+
+    def watched() -> torch.Tensor:
+        nonlocal done, least, best
+        if done >= LEAST_SWEEPS and time.monotonic() > until:
+            raise _OutOfTime
+        value = closure()
+        done += 1
+        if done <= iterations:
+            advance(1)
+        if until < math.inf and (found := float(value.detach())) < least:
+            least, best = found, [w.detach().clone() for w in weights]
+        return value
+
+    try:
+        optimiser.step(watched)  # type: ignore[no-untyped-call]
+    except _OutOfTime:
+        with torch.no_grad():
+            for weight, kept in zip(weights, best, strict=True):
+                weight.copy_(kept)
+    advance(max(iterations - done, 0))
+
+
+class _OutOfTime(Exception):  # no error: how a search is left that cannot be told to stop
+    """Leaves a line search when time is up."""
 
 
 def default_regularisation(tables: Sequence[Table]) -> float:

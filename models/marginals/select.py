@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,30 +71,45 @@ def resolutions(codecs: Sequence[Codec]) -> list[list[Codec]]:
     return [[codec if at_most is None else coarser(codec, at_most) for at_most in RESOLUTIONS] for codec in codecs]
 
 
-def dependence(
-    table: PrivateTable, levels: Sequence[Sequence[Codec]], *, n_units: float, mu_squared: float
-) -> dict[Choice, float]:
-    """Noisy L1 distance of each pair's table from independence, in units (of the pairs and resolutions that are looked at).
+def independent(levels: Sequence[Sequence[Codec]], n_units: float) -> Callable[[Choice], FloatArray]:
+    """Tables of pairs in units, flat in C order, if columns were independent: products of noisy one-way shares, public by now."""
 
-    One vector query: a unit moves each distance by at most 1, so the whole by the root of their number in L2. The
-    independence tables are products of noisy one-way shares, public by now.
+    def expected(choice: Choice) -> FloatArray:
+        (a, b), level = choice
+        table: FloatArray = n_units * np.outer(levels[a][level].group_shares, levels[b][level].group_shares).ravel()
+        return table
+
+    return expected
+
+
+def distances(
+    table: PrivateTable,
+    levels: Sequence[Sequence[Codec]],
+    expected: Callable[[Choice], FloatArray],
+    *,
+    mu_squared: float,
+    label: str,
+) -> dict[Choice, float]:
+    """Noisy L1 distance of each pair's table from what is expected of it, in units (of the pairs and resolutions looked at).
+
+    One vector query: a unit moves each distance by at most 1, so the whole by the root of their number in L2.
+    expected: of a pair at a resolution, a public table in units, flat in C order.
     """
     from scipy.sparse import eye_array
 
-    asked = list(_looked_at(levels))
-    columns = [(levels[a][level], levels[b][level]) for (a, b), level in asked]
+    asked = list(looked_at(levels))
     measured = table.distances(
-        [list(pair) for pair in columns],
-        (n_units * np.outer(a.group_shares, b.group_shares).ravel() for a, b in columns),
+        [[levels[a][level], levels[b][level]] for (a, b), level in asked],
+        map(expected, asked),
         weights=eye_array(len(asked), dtype=np.int64, format="csr"),
         mu_squared=mu_squared,
         stage="selection",
-        label="distance of each pair from independence",
+        label=label,
     )
     return dict(zip(asked, measured.values.tolist(), strict=True))
 
 
-def _looked_at(levels: Sequence[Sequence[Codec]]) -> Iterable[Choice]:
+def looked_at(levels: Sequence[Sequence[Codec]]) -> Iterable[Choice]:
     """Pairs at each resolution that differs from the one before."""
     wanted = resolutions_looked_at(len(levels))
     for a, b in pairs_looked_at(len(levels)):
@@ -151,18 +167,22 @@ def select(
     weights: Sequence[float],
     max_cells: int,
     further_weight: float,
+    held: Sequence[Pair] = (),
+    max_tables: int = sys.maxsize,
 ) -> Selection:
     """The pairs of a junction tree of `max_cells` cells at the finest resolution, and further tables beside them: pairs that
     the tree does not hold, at whichever resolution is best, and coarse ones of those in it that noise would blur.
 
-    further_weight: share of mu^2 that a further table gets, against one of the tree; 0 = none.
+    further_weight: share of mu^2 that a further table gets, against one of the tree; 0 = none.  held: pairs in the tree already.
+    max_tables: with those of single columns; the tree's come first.
     """
     finest = _finest(distances)
-    tree = dense_tree(finest, sizes, mu_squared, weights=weights, max_cells=max_cells)
-    if further_weight == 0:
+    tree = dense_tree(finest, sizes, mu_squared, weights=weights, max_cells=max_cells, held=held)
+    room = max_tables - len(sizes) - len(held) - len(tree)
+    if further_weight == 0 or room <= 0:
         return Selection(tree=tuple(tree))
-    held = {pair for pair, _ in tree}
-    rest = {choice: distance for choice, distance in distances.items() if choice[0] not in held}
+    chosen = {pair for pair, _ in tree}
+    rest = {choice: distance for choice, distance in distances.items() if choice[0] not in chosen}
     further: list[Choice] = []
     for _ in range(5):  # the number of tables sets the noise, which sets the number of tables
         sigma = math.sqrt((len(tree) / further_weight + max(len(further), 1)) / mu_squared)
@@ -171,9 +191,9 @@ def select(
         for choice in sorted(gain, key=lambda c: (gain[c], c)):
             best[choice[0]] = choice
         worth = sorted((c for c in best.values() if gain[c] > 0), key=lambda c: (-gain[c], c))
-        further = worth[:MAX_FURTHER]
+        further = worth[: min(MAX_FURTHER, room)]
     sigma = math.sqrt((len(tree) + further_weight * len(further)) / mu_squared)
-    coarse = _blurred(tree, distances, sizes, sigma, n_units)
+    coarse = list(_blurred(tree, distances, sizes, sigma, n_units))[: room - len(further)]
     return Selection(tree=tuple(tree), further=tuple(sorted([*further, *coarse])))
 
 
@@ -207,11 +227,12 @@ def dense_tree(
     *,
     weights: Sequence[float],
     max_cells: int,
+    held: Sequence[Pair] = (),
 ) -> list[Choice]:
     """Pairs in the order of their gain, as long as a junction tree of `max_cells` cells holds them.
 
     How many pairs share the budget sets the noise, and the noise sets which pairs are worth it: a few numbers of pairs are
-    tried and the best predicted total wins (post-processing of noisy distances).
+    tried and the best predicted total wins (post-processing of noisy distances).  held: pairs in the tree already.
     """
     d = len(sizes)
     whole = [of[0] for of in sizes]
@@ -220,7 +241,7 @@ def dense_tree(
         sigma = math.sqrt(at_most / mu_squared)
         gain = gains(distances, sizes, sigma, noise_left=NOISE_LEFT, weights=weights)
         ranked = sorted((c for c in gain if gain[c] > 0), key=lambda c: (-gain[c], c))
-        chosen = _held(ranked[:MAX_CANDIDATES], whole, at_most, max_cells)
+        chosen = held_by_tree(ranked[:MAX_CANDIDATES], whole, at_most, max_cells, held)
         total = math.fsum(gain[c] for c in chosen)
         if total > best[0]:
             best = total, sorted(chosen)
@@ -229,10 +250,13 @@ def dense_tree(
     return best[1]
 
 
-def _held(ranked: Sequence[Choice], sizes: Sequence[int], at_most: int, max_cells: int) -> list[Choice]:
-    """The first `at_most` of the choices that a junction tree of `max_cells` cells holds; the first pair always fits."""
-    chosen = list(ranked[: _fitting(ranked[:at_most], sizes, max_cells)])
-    growing = Triangulation(sizes, [pair for pair, _ in chosen])
+def held_by_tree(
+    ranked: Sequence[Choice], sizes: Sequence[int], at_most: int, max_cells: int, held: Sequence[Pair] = ()
+) -> list[Choice]:
+    """The first `at_most` of the choices that a junction tree of `max_cells` cells holds beside `held`; the first pair of all
+    always fits."""
+    chosen = list(ranked[: _fitting(ranked[:at_most], sizes, max_cells, held)])
+    growing = Triangulation(sizes, [*held, *(pair for pair, _ in chosen)])
     for choice in ranked[len(chosen) :]:
         (a, b), _ = choice
         if len(chosen) == at_most:
@@ -243,12 +267,12 @@ def _held(ranked: Sequence[Choice], sizes: Sequence[int], at_most: int, max_cell
     return chosen
 
 
-def _fitting(ranked: Sequence[Choice], sizes: Sequence[int], max_cells: int) -> int:
+def _fitting(ranked: Sequence[Choice], sizes: Sequence[int], max_cells: int, held: Sequence[Pair]) -> int:
     """How many of the choices, from the first on, fit together as they are: found by halving."""
     low, high = 0, len(ranked)
     while low < high:
         middle = (low + high + 1) // 2
-        if Triangulation(sizes, [pair for pair, _ in ranked[:middle]]).cells <= max_cells:
+        if Triangulation(sizes, [*held, *(pair for pair, _ in ranked[:middle])]).cells <= max_cells:
             low = middle
         else:
             high = middle - 1

@@ -12,13 +12,15 @@ trusts rows that hardly anyone stands for, and the next ones go astray. All of i
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from dpsynth.models.marginals.inference import Table, minimise, one_thread
+from dpsynth.models.marginals.inference import Advance, Table, minimise, one_thread
 from dpsynth.privacy.source import FloatArray, IntArray
 
 # Rows that stand for the model while it is fitted: as many as keep rows times tables at WORK, within these.
@@ -27,13 +29,15 @@ ROWS, FEWEST_ROWS, WORK = 50_000, 10_000, 25_000_000
 RIDGE = 5.0
 STEPS = (9.0, 3.0, 1.0, 0.3)
 ITERATIONS = 25
+SWEEPS = ITERATIONS * len(STEPS)
 # Rows of a Gibbs sweep that are handled at once.
 _CHUNK = 20_000
 
 
-def rows_within_reach(tables: int, wanted: int) -> int:
-    """How many of the wanted rows the dual of so many tables can be solved on in seconds; never below FEWEST_ROWS."""
-    return min(wanted, max(FEWEST_ROWS, WORK // max(tables, 1)))
+def rows_within_reach(tables: int, wanted: int, places: int = WORK) -> int:
+    """How many of the wanted rows the dual of so many tables can be solved on, at so many rows times tables; never below
+    FEWEST_ROWS."""
+    return min(wanted, max(FEWEST_ROWS, places // max(tables, 1)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,11 +173,20 @@ class Dual:
         ends = np.cumsum([t.values.numel() for t in self.tables]).tolist()
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
-    def solved(self, rows: IntArray, logs: FloatArray, *, step: float, iterations: int) -> tuple[Dual, FloatArray]:
+    def solved(
+        self,
+        rows: IntArray,
+        logs: FloatArray,
+        *,
+        step: float,
+        iterations: int,
+        until: float = math.inf,
+        advance: Advance = lambda n: None,
+    ) -> tuple[Dual, FloatArray]:
         """(the dual solved on these rows, their new log weights).
 
         logs: log weights by which `rows` stand for the model as it is.  step: a further ridge on the move, in multiples of the
-        other.
+        other.  until, advance: see `inference.minimise`.
         """
         cells = [torch.from_numpy(f.cells(rows)) for f in self.factors]
         spans = list(zip(cells, self._spans, strict=True))
@@ -206,21 +219,34 @@ class Dual:
             return value
 
         with one_thread():
-            minimise(closure, [weight], iterations)
+            minimise(closure, [weight], iterations, until=until, advance=advance)
         move = (scale * weight).detach()
         return replace(self, theta=before + move), logs_of(move).numpy()
 
 
 def fit_tilt(
-    dual: Dual, rows: IntArray, base: Sequence[FloatArray], tree: Sequence[Factor], rng: np.random.Generator
+    dual: Dual,
+    rows: IntArray,
+    base: Sequence[FloatArray],
+    tree: Sequence[Factor],
+    rng: np.random.Generator,
+    *,
+    until: float = math.inf,
+    advance: Advance = lambda n: None,
 ) -> Dual:
     """The dual solved on top of the tree's model, from which `rows` were drawn.
 
-    base, tree: the tree's model as factors: log shares of each column, and its tables' thetas.
+    base, tree: the tree's model as factors: log shares of each column, and its tables' thetas.  until: rounds that would not be
+    done by then are left out (see `inference.minimise`).  advance: told of SWEEPS steps in all.
     """
     for number, step in enumerate(STEPS):
-        dual, logs = dual.solved(rows, np.zeros(len(rows)), step=step, iterations=ITERATIONS)
-        if number + 1 < len(STEPS):
-            rows = resample(rows, logs, len(rows), rng)
-            rows = Conditionals(dual.sizes, base, [*tree, *dual.factors]).sweep(rows, rng, {})
+        began = time.monotonic()
+        dual, logs = dual.solved(
+            rows, np.zeros(len(rows)), step=step, iterations=ITERATIONS, until=until, advance=advance
+        )
+        now = time.monotonic()
+        if number + 1 == len(STEPS) or now + (now - began) > until:
+            break
+        rows = resample(rows, logs, len(rows), rng)
+        rows = Conditionals(dual.sizes, base, [*tree, *dual.factors]).sweep(rows, rng, {})
     return dual

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 
 from dpsynth.models.marginals.field import MarkovField
 from dpsynth.models.marginals.inference import Table
+from dpsynth.models.marginals.limits import PLACE_SECONDS, Limits
 from dpsynth.models.marginals.tilt import (
+    FEWEST_ROWS,
+    WORK,
     Conditionals,
     Dual,
     Factor,
@@ -32,11 +36,39 @@ TOUCHES = 30
 MILD = 20.0
 
 
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How much work a draw is: rows that are drawn at once, rows times tables on which they are fitted once more, and the sweeps of
+    that. Set when the model is fitted, so that a seed draws the same rows wherever it is used."""
+
+    at_once: int = AT_ONCE
+    places: int = WORK
+    touches: int = TOUCHES
+
+    @classmethod
+    def within(cls, limits: Limits, tables: int) -> Draws:
+        places = limits.places(WORK)
+        if places == WORK:
+            return cls()
+        at_once = min(AT_ONCE, max(FEWEST_ROWS, places // tables))
+        if limits.seconds is None:
+            return cls(at_once, places)
+        sweeps = int(limits.seconds / (rows_within_reach(tables, PROPOSED * at_once, places) * tables * PLACE_SECONDS))
+        return cls(at_once, places, max(1, min(TOUCHES, sweeps)))
+
+
 class TiltedField:
     """p(x) exp(sum of the dual's factors), with p a `MarkovField` whose own factors are `own` on the log shares `base`."""
 
-    def __init__(self, field: MarkovField, base: Sequence[FloatArray], own: Sequence[Factor], dual: Dual) -> None:
-        self.field, self.base, self.own, self.dual = field, list(base), list(own), dual
+    def __init__(
+        self,
+        field: MarkovField,
+        base: Sequence[FloatArray],
+        own: Sequence[Factor],
+        dual: Dual,
+        draws: Draws = Draws(),
+    ) -> None:
+        self.field, self.base, self.own, self.dual, self.draws = field, list(base), list(own), dual, draws
 
     def __repr__(self) -> str:
         return f"TiltedField({self.field!r}, {len(self.pairs)} pairs in all)"
@@ -57,15 +89,16 @@ class TiltedField:
         between two stages (annealed importance sampling with resampling). Theta was found on other rows than these, so the
         weights of rows of the whole model are then fitted to the measured tables once more.
         """
-        parts = [self._part(min(AT_ONCE, n - start), rng, evidence) for start in range(0, n, AT_ONCE)]
+        at_once = self.draws.at_once
+        parts = [self._part(min(at_once, n - start), rng, evidence) for start in range(0, n, at_once)]
         return np.concatenate(parts) if parts else np.zeros((0, len(self.columns)), np.int64)
 
     def _part(self, n: int, rng: np.random.Generator, evidence: Mapping[str, FloatArray]) -> IntArray:
         mild = all(weight.min() * MILD > weight.max() for weight in evidence.values())
-        proposed = max(n, rows_within_reach(len(self.dual.tables), max(PROPOSED * n, LEAST)))
+        proposed = max(n, rows_within_reach(len(self.dual.tables), max(PROPOSED * n, LEAST), self.draws.places))
         rows, logs = self._drawn(proposed, rng, {} if mild else evidence)
         if mild:
-            _, logs = self.dual.solved(rows, logs, step=0.0, iterations=TOUCHES)
+            _, logs = self.dual.solved(rows, logs, step=0.0, iterations=self.draws.touches)
             for name, weight in evidence.items():
                 logs = logs + np.log(weight)[rows[:, self.columns.index(name)]]
         return rng.permutation(resample(rows, logs, n, rng))
@@ -101,6 +134,7 @@ class TiltedField:
             "tilt": [_described(f) for f in self.dual.factors],
             "n_units": self.dual.n_units,
             "regularisation": self.dual.regularisation,
+            "draws": asdict(self.draws),
         }
 
     @classmethod
@@ -121,7 +155,8 @@ class TiltedField:
             raise ModelError("saved shares do not fit their column; the model was altered")
         theta = torch.from_numpy(np.concatenate([f.theta.ravel() for f in tilt]))
         dual = Dual(tuple(tables), sizes, float(body["n_units"]), float(body["regularisation"]), theta)
-        return cls(field, base, own, dual)
+        draws = Draws(**{name: max(int(body["draws"][name]), 1) for name in ("at_once", "places", "touches")})
+        return cls(field, base, own, dual, draws)
 
 
 def _described(factor: Factor) -> dict[str, Any]:

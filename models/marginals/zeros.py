@@ -16,8 +16,8 @@ from dpsynth.models.marginals.junction_tree import Edge, Triangulation
 from dpsynth.models.protocol import Zeros
 from dpsynth.privacy.source import FloatArray
 
-# Cells that the constraints may add to the junction tree, at least.
-_LEAST_ROOM = 100_000
+# Cells that the constraints may add to the junction tree, at least, where memory is not limited.
+LEAST_ROOM = 100_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,14 +39,14 @@ def given(zeros: Iterable[Zeros], columns: Sequence[str]) -> list[Given]:
 
 
 def in_tree(
-    sizes: Sequence[int], edges: Sequence[Edge], factors: Sequence[Given], max_cells: int
+    sizes: Sequence[int], edges: Sequence[Edge], factors: Sequence[Given], room: int
 ) -> tuple[list[Given], list[Edge]]:
     """(factors that a junction tree can hold beside the measured pairs, the edges that it needs for them).
 
-    Factors over fewer cells come first. One that does not fit leaves impossible rows to be drawn anew.
+    room: cells that they may add.  Factors over fewer cells come first. One that does not fit leaves impossible rows to be drawn anew.
     """
     growing = Triangulation(sizes, edges)
-    limit = growing.cells + max(max_cells, _LEAST_ROOM)
+    limit = growing.cells + room
     held: list[Given] = []
     further: list[Edge] = []
     for factor in sorted(factors, key=lambda f: f.log_weights.size):
