@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dpsynth.privacy.ledger import Ledger
     from dpsynth.privacy.statement import PrivacyStatement
     from dpsynth.schema import Schema
+    from dpsynth.sources.databases import SQL, DuckDB
     from dpsynth.split import BudgetPlan, plan
     from dpsynth.synthesize import fit
     from dpsynth.synthesizer import Synthesizer, load
@@ -64,6 +65,7 @@ _HOME = {
     "dpsynth.privacy.statement": ("PrivacyStatement",),
     "dpsynth.bundle": ("Release", "release"),
     "dpsynth.schema": ("Schema",),
+    "dpsynth.sources.databases": ("SQL", "DuckDB"),
     "dpsynth.synthesize": ("fit",),
     "dpsynth.synthesizer": ("Synthesizer", "load"),
     "dpsynth.verification": ("Verification", "verify"),
@@ -71,11 +73,13 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "SQL",
     "BudgetExceeded",
     "BudgetPlan",
     "Column",
     "Determines",
     "DpsynthError",
+    "DuckDB",
     "FidelityReport",
     "Gate",
     "GateFailed",

@@ -34,7 +34,7 @@ from dpsynth.privacy.pii.columns import require_clean_names
 from dpsynth.privacy.statement import History, PrivacyStatement
 from dpsynth.privacy.table import PrivateTable, Witness
 from dpsynth.schema import Schema
-from dpsynth.sources import Rows, SourceColumn, read
+from dpsynth.sources import HeldRows, Rows, SourceColumn, hold
 from dpsynth.split import Split
 from dpsynth.synthesizer import LINEAGE, Synthesizer, load
 
@@ -100,7 +100,7 @@ def fit(
 ) -> Synthesizer:
     """Learn a synthetic twin of a table under (epsilon, delta)-differential privacy.
 
-    data: pandas or polars DataFrame, pyarrow Table, or path of a CSV or Parquet file.
+    data: a table, or where one is: DataFrame, path, database, ... (see `dpsynth.sources.hold`).
     epsilon, delta: the whole budget: schema learning, model and gate together.
     schema: public facts (`Schema` or the path of its JSON); what it leaves open is learned from a part of epsilon.
     unit, max_rows_per_unit: column that names the privacy unit, and the most rows a unit contributes; default: a row.
@@ -139,7 +139,7 @@ def fit(
         _refuse_synthetic(data)
     with make_progress(progress) as steps:
         steps.stage("reading")
-        rows = read(data)
+        rows = hold(data, unit)
         book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
         return fit_rows(
             rows,
@@ -154,7 +154,7 @@ def fit(
 
 
 def fit_rows(
-    rows: Rows,
+    rows: Rows | HeldRows,
     settings: Settings,
     *,
     unit: str | None,
@@ -175,7 +175,7 @@ def fit_rows(
     budget = reserve.adaptive
     record = ledger.dataset(
         name=dataset,
-        fingerprint=ledger.fingerprint(rows.hashes.content),
+        fingerprint=ledger.fingerprint(rows.contents()),
         unit=unit or "row",
         columns=[c.name for c in rows.columns],
     )
@@ -301,7 +301,7 @@ def _device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _check_schema(rows: Rows, schema: Schema | None, unit: str | None) -> None:
+def _check_schema(rows: Rows | HeldRows, schema: Schema | None, unit: str | None) -> None:
     types = {c.name: c.type for c in rows.columns}
     for column in schema.columns if schema is not None else ():
         if column.name not in types:
@@ -318,7 +318,7 @@ def _check_schema(rows: Rows, schema: Schema | None, unit: str | None) -> None:
     Schema(by_type, schema.constraints)  # refuses what does not go with the types that the source says
 
 
-def _detector(rows: Rows, schema: Schema | None, unit: str | None, patterns_only: bool) -> Detector | None:
+def _detector(rows: Rows | HeldRows, schema: Schema | None, unit: str | None, patterns_only: bool) -> Detector | None:
     """The PII detector, if a column needs it: loaded before anything is reserved, so that it fails without cost."""
 
     def needed(source: SourceColumn) -> bool:
@@ -333,7 +333,7 @@ def _detector(rows: Rows, schema: Schema | None, unit: str | None, patterns_only
     return load_detector("patterns" if patterns_only else "full")
 
 
-def _public(rows: Rows, schema: Schema | None, unit: str | None, max_rows: int) -> tuple[str, ...]:
+def _public(rows: Rows | HeldRows, schema: Schema | None, unit: str | None, max_rows: int) -> tuple[str, ...]:
     """What was taken as public, by name."""
     out = ["names and order of the columns", "that a column holds numbers, times, truth values or strings"]
     out += [f"{c.name}: whole numbers, by the file's type" for c in rows.columns if c.type == "integer"]

@@ -158,7 +158,7 @@ class MemorySource:
         self._units = np.arange(n) if units is None else units
         self._weights: IntArray | None = None
         if units is not None:
-            kept = _keep(units, row_hashes, max_rows)
+            kept = kept_rows(units, row_hashes, max_rows)
             self._columns = {name: _take(cells, kept) for name, cells in self._columns.items()}
             self._units = units[kept]
             rows_per_unit = np.bincount(self._units)[self._units]
@@ -173,29 +173,17 @@ class MemorySource:
         return tuple(name for name in self._columns if name != ROWS_PER_UNIT)
 
     def count(self, queries: Sequence[Sequence[Coding]]) -> list[IntArray]:
-        out = []
-        outer: Sequence[Coding] = ()
-        places = self._places((), 1)
-        for query in queries:
-            if (
-                not query or query[:-1] != outer
-            ):  # queries that differ in the last coding alone share what comes before it
-                outer = query[:-1]
-                places = self._places(outer, math.prod(c.size for c in outer))
-            size = math.prod(c.size for c in query)
-            out.append(self._tally(self._joined(places, query[-1], size) if query else places, size, slice(None)))
-        return out
+        return contingency(queries, self._codes, len(self._units), self._weights)
 
     def count_values(self, column: str) -> tuple[npt.NDArray[np.object_], IntArray]:
         cells = self._columns[column]
         if isinstance(cells, Strings):
             present = cells.codes >= 0
-            totals = self._tally(cells.codes[present].astype(np.int64), len(cells.uniques), present)
-            occurring = totals > 0
-            return cells.uniques[occurring], totals[occurring]
+            totals = tally(cells.codes[present].astype(np.int64), len(cells.uniques), self._weights_of(present))
+            return in_order(cells.uniques, totals)
         present = ~np.isnan(cells.data)
         values, inverse = np.unique(cells.data[present], return_inverse=True)
-        return values.astype(object), self._tally(inverse, len(values), present)
+        return values.astype(object), tally(inverse, len(values), self._weights_of(present))
 
     def count_distinct(self, column: str) -> int:
         return len(self.count_values(column)[0])
@@ -220,38 +208,69 @@ class MemorySource:
     def encoded(self, encodings: Mapping[str, Encoding]) -> tuple[dict[str, npt.NDArray[Any]], IntArray]:
         return {name: e.encode(self._columns[e.column]) for name, e in encodings.items()}, self._units
 
-    def _places(self, query: Sequence[Coding], size: int) -> Codes:
-        """Each row's place in the query's table of `size` cells, flat in C order."""
-        places: Codes = np.zeros(len(self._units), _narrowest(size))
-        for coding in query:
-            places = self._joined(places, coding, size)
-        return places
-
-    def _joined(self, places: Codes, coding: Coding, size: int) -> Codes:
-        """Places in a table that another coding makes longer, to `size` cells at most."""
-        joined: Codes = places.astype(_narrowest(size)) * coding.size + self._codes(coding)
-        return joined
-
-    def _tally(self, codes: Codes, size: int, rows: npt.NDArray[np.bool_] | slice) -> IntArray:
-        """Sum of the rows' weights for each code."""
-        if self._weights is None:
-            return np.bincount(codes, minlength=size).astype(np.int64)
-        # Sums of integers in float64 are exact below 2^53, far above rows x scale.
-        return np.rint(np.bincount(codes, weights=self._weights[rows], minlength=size)).astype(np.int64)
+    def _weights_of(self, rows: BoolArray) -> IntArray | None:
+        return None if self._weights is None else self._weights[rows]
 
     def _codes(self, coding: Coding) -> Codes:
         if coding not in self._encoded:
             codes = coding.encode(self._columns[coding.column])
-            self._encoded[coding] = codes.astype(_narrowest(coding.size))
+            self._encoded[coding] = codes.astype(narrowest(coding.size))
         return self._encoded[coding]
 
 
-def _narrowest(size: int) -> np.dtype[np.integer[Any]]:
+def contingency(
+    queries: Sequence[Sequence[Coding]], codes: Callable[[Coding], Codes], n: int, weights: IntArray | None
+) -> list[IntArray]:
+    """The table of each set of codings over `n` rows, flat in C order. weights: of each row; None = 1 each."""
+    out = []
+    outer: Sequence[Coding] = ()
+    places: Codes = np.zeros(n, np.uint8)
+    for query in queries:
+        if not query or query[:-1] != outer:  # queries that differ in the last coding alone share what comes before it
+            outer = query[:-1]
+            size = math.prod(c.size for c in outer)
+            places = np.zeros(n, narrowest(size))
+            for coding in outer:
+                places = _joined(places, coding, codes(coding), size)
+        size = math.prod(c.size for c in query)
+        out.append(tally(_joined(places, query[-1], codes(query[-1]), size) if query else places, size, weights))
+    return out
+
+
+def _joined(places: Codes, coding: Coding, codes: Codes, size: int) -> Codes:
+    """Places in a table that another coding makes longer, to `size` cells at most."""
+    joined: Codes = places.astype(narrowest(size)) * coding.size + codes
+    return joined
+
+
+def tally(codes: Codes, size: int, weights: IntArray | None) -> IntArray:
+    """Sum of the rows' weights for each code in [0, size). weights: of each row; None = 1 each."""
+    if weights is None:
+        return np.bincount(codes, minlength=size).astype(np.int64)
+    # Sums of integers in float64 are exact below 2^53, far above rows x scale.
+    return np.rint(np.bincount(codes, weights=weights, minlength=size)).astype(np.int64)
+
+
+def in_order(values: npt.NDArray[np.object_], totals: IntArray) -> tuple[npt.NDArray[np.object_], IntArray]:
+    """The values that occur and their totals, sorted by value: noise falls on the same values in every order of rows."""
+    occurring = np.flatnonzero(totals > 0)
+    order = occurring[np.argsort(values[occurring], kind="stable")]
+    return values[order], totals[order]
+
+
+def unit_keys(cells: Cells) -> tuple[IntArray, BoolArray]:
+    """A whole number for each cell, the same for equal cells alone, and whether the cell is missing."""
+    if isinstance(cells, Strings):
+        return cells.codes.astype(np.int64), cells.codes < 0
+    return (cells.data + 0.0).view(np.int64), np.isnan(cells.data)  # + 0.0: there is but one zero
+
+
+def narrowest(size: int) -> np.dtype[np.integer[Any]]:
     """The smallest type for codes below `size` and for `size` itself."""
     return np.min_scalar_type(size) if size < 2**32 else np.dtype(np.int64)
 
 
-def _keep(units: IntArray, row_hashes: npt.NDArray[np.uint64], max_rows: int) -> IntArray:
+def kept_rows(units: IntArray, row_hashes: npt.NDArray[np.uint64], max_rows: int) -> IntArray:
     """Indices of the rows that stay: for each unit the `max_rows` of smallest hash."""
     order = np.lexsort((row_hashes, units))
     sorted_units = units[order]

@@ -12,7 +12,7 @@ import dpsynth
 from dpsynth.privacy import errors
 
 NAMES = (
-    "BudgetExceeded BudgetPlan Column Determines DpsynthError FidelityReport Gate GateFailed GateReport Impossible Ledger "
+    "SQL BudgetExceeded BudgetPlan Column Determines DpsynthError DuckDB FidelityReport Gate GateFailed GateReport Impossible Ledger "
     "LedgerError ModelError Ordered PIIError PrivacyError PrivacyStatement Release Schema SchemaError Synthesizer Total "
     "Verification VerificationError __version__ evaluate fit load plan release scan scrub verify"
 ).split()
@@ -33,6 +33,8 @@ SIGNATURES = {
     "Impossible": "where",
     "Ordered": "low high *strict",
     "Total": "total parts",
+    "SQL": "url *table *schema *query",
+    "DuckDB": "path *table *query",
     "Ledger": "url",
     "Synthesizer.sample": "self n *where *seed",
     "Synthesizer.save": "self path",

@@ -33,6 +33,7 @@ MISSING = frozenset(
     ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA", "NULL", "None", "n/a", "null"]
 )  # fmt: skip
 _TRUTH = {"true": 1.0, "false": 0.0}
+_WHOLE = re.compile(r"-?[1-9]\d*|0")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _SPAN = re.compile(r"(-?\d+) days?,? ?(?:([+-]?)(\d\d):(\d\d):(\d\d(?:\.\d+)?))?")
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
@@ -43,7 +44,11 @@ _MISSING_HASH = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowHashes:
-    """Two hashes of each row. rows: with the columns' names.  content: without, for the ledger. Both are private."""
+    """Two hashes of each row, both private. content: for the ledger.
+
+    rows: with the columns' names, and numbers to the last bit: rows that differ hash differently (but for chance), so that which rows
+    of a unit stay does not depend on their order. A number and the string that spells it shortest are the same here, too.
+    """
 
     rows: Hashes
     content: Hashes
@@ -57,27 +62,40 @@ def row_hashes(columns: Mapping[str, Cells], moments: Mapping[str, Moments]) -> 
     n = len(next(iter(columns.values()), ()))
     rows, content = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
     for name, cells in columns.items():
-        hashed = _cell_hashes(cells, moments.get(name))
-        rows += _mix(hashed ^ np.uint64(_text_hash(name)))
+        hashed, exact = _cell_hashes(cells, moments.get(name))
+        rows += _mix(exact ^ np.uint64(_text_hash(name)))
         content += _mix(hashed)
     return RowHashes(_mix(rows), _mix(content))
 
 
-def _cell_hashes(cells: Cells, moments: Moments | None) -> Hashes:
+def _cell_hashes(cells: Cells, moments: Moments | None) -> tuple[Hashes, Hashes]:
+    """(as the ledger knows the cells, exactly)."""
     if isinstance(cells, Strings):
-        return np.append(_string_hashes(cells.uniques.tolist()), np.uint64(_MISSING_HASH))[cells.codes]
-    kind = {None: _NUMBER, "datetime": _MOMENT, "timedelta": _LENGTH}[moments]
-    return _number_hashes(cells.data, np.full(len(cells.data), kind, np.uint64))
+        missing = np.uint64(_MISSING_HASH)
+        known, exact = _string_hashes(cells.uniques.tolist())
+        return np.append(known, missing)[cells.codes], np.append(exact, missing)[cells.codes]
+    kinds = np.full(len(cells.data), {None: _NUMBER, "datetime": _MOMENT, "timedelta": _LENGTH}[moments], np.uint64)
+    return _number_hashes(cells.data, kinds)
 
 
-def _string_hashes(texts: list[str]) -> Hashes:
+def _string_hashes(texts: list[str]) -> tuple[Hashes, Hashes]:
     values, kinds = np.empty(len(texts), np.float64), np.empty(len(texts), np.uint64)
     for i, text in enumerate(texts):
         kinds[i], values[i] = _canonical(text)
-    hashes = _number_hashes(values, kinds)
-    for i in np.flatnonzero(kinds == _TEXT).tolist():
-        hashes[i] = _text_hash(texts[i])
-    return hashes
+    hashes, exact = _number_hashes(values, kinds)
+    for i, text in enumerate(texts):
+        if kinds[i] == _TEXT:
+            hashes[i] = exact[i] = _text_hash(text)
+        elif kinds[i] == _NUMBER and not _spelled_plainly(
+            text, float(values[i])
+        ):  # "1.50" is no other number than "1.5", but another label
+            exact[i] ^= np.uint64(_text_hash(text))
+    return hashes, exact
+
+
+def _spelled_plainly(text: str, value: float) -> bool:
+    """Whether a text is as programs write the number (or truth value) that it stands for."""
+    return text == repr(value) or _WHOLE.fullmatch(text) is not None or text.lower() in _TRUTH
 
 
 def _canonical(text: str) -> tuple[int, float]:
@@ -103,12 +121,17 @@ def _canonical(text: str) -> tuple[int, float]:
     return _TEXT, 0.0
 
 
-def _number_hashes(values: npt.NDArray[np.float64], kinds: Hashes) -> Hashes:
+def _number_hashes(values: npt.NDArray[np.float64], kinds: Hashes) -> tuple[Hashes, Hashes]:
+    """(numbers to the precision of 32-bit floats, moments and lengths as they are; all as they are)."""
     with np.errstate(over="ignore", under="ignore"):
         rounded = np.where(kinds == _NUMBER, values.astype(np.float32).astype(np.float64), values)
-    bits = np.ascontiguousarray(rounded + 0.0).view(np.uint64)  # + 0.0: there is but one zero
-    hashes = _mix(_mix(bits) + kinds)
-    return np.where(np.isfinite(values), hashes, np.uint64(_MISSING_HASH))
+    known = np.isfinite(values)
+    coarse, exact = (
+        # + 0.0: there is but one zero
+        np.where(known, _mix(_mix(np.ascontiguousarray(v + 0.0).view(np.uint64)) + kinds), np.uint64(_MISSING_HASH))
+        for v in (rounded, values)
+    )
+    return coarse, exact
 
 
 def _text_hash(text: str) -> int:

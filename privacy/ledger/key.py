@@ -41,8 +41,12 @@ class Keys:
         """Whether `mac` is that of the parts. Takes equally long however much of it is right."""
         return hmac.compare_digest(mac.encode(), self.sign(*parts).encode())
 
-    def fingerprint(self, content: bytes) -> str:
-        return _mac(self._rows, content).hex()
+    def fingerprint(self, parts: Iterable[bytes]) -> str:
+        """MAC of all parts joined."""
+        mac = hmac.new(self._rows, digestmod=hashlib.sha256)
+        for part in parts:
+            mac.update(part)
+        return mac.hexdigest()
 
     def columns(self, names: Iterable[str]) -> frozenset[str]:
         """Keyed hashes of column names."""

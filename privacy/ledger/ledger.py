@@ -57,9 +57,13 @@ class Ledger:
 
     # -- data sets -----------------------------------------------------------------------------------------------------
 
-    def fingerprint(self, row_hashes: npt.NDArray[np.uint64]) -> str:
-        """Keyed fingerprint of a table from hashes of its rows, the same for every order of rows."""
-        return self._keys.fingerprint(np.sort(row_hashes).tobytes())
+    def fingerprint(self, row_hashes: npt.NDArray[np.uint64] | Iterable[npt.NDArray[np.uint64]]) -> str:
+        """Keyed fingerprint of a table from hashes of its rows, the same for every order of rows.
+
+        row_hashes: in one array, or sorted already and in several, as one reads a table that is larger than memory.
+        """
+        parts = [np.sort(row_hashes)] if isinstance(row_hashes, np.ndarray) else row_hashes
+        return self._keys.fingerprint(part.tobytes() for part in parts)
 
     def dataset(self, *, name: str | None, fingerprint: str, unit: str, columns: Iterable[str] = ()) -> DatasetRecord:
         """The data set of this name or, failing that, of this fingerprint; registered when new.
