@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pytest
@@ -12,7 +13,16 @@ import torch
 from dpsynth.models.marginals.field import MarkovField
 from dpsynth.models.marginals.inference import Table, fit_potentials
 from dpsynth.models.marginals.junction_tree import build
-from dpsynth.models.marginals.tilt import Conditionals, Dual, Factor, effective_size, factor_of, fit_tilt, resample
+from dpsynth.models.marginals.tilt import (
+    ITERATIONS,
+    Conditionals,
+    Dual,
+    Factor,
+    effective_size,
+    factor_of,
+    fit_tilt,
+    resample,
+)
 from dpsynth.models.marginals.tilted import TiltedField
 from dpsynth.privacy.errors import ModelError
 
@@ -72,6 +82,22 @@ def test_a_tilted_tree_meets_tables_that_the_tree_cannot_hold(tilted: TiltedFiel
         error, before = (np.abs(marginal(shares(drawn), pair) - marginal(p, pair)).sum() / 2 for drawn in (rows, alone))
         assert error < 0.006 and before > 5 * error
     assert np.abs(shares(rows) - p).sum() / 2 < 0.02  # six pairs make this joint: it is met as a whole
+
+
+def test_a_tilt_that_is_out_of_time_makes_one_short_round_that_helps(tilted: TiltedField) -> None:
+    p, told = joint_of_truth(), []
+    start = Dual.start(tilted.dual.tables, SIZES, N, 0.01)
+    rng = np.random.default_rng(1)
+    rows = tilted.field.sample(50_000, rng=rng, evidence={})
+    began = time.monotonic()
+    dual = fit_tilt(start, rows, tilted.base, tilted.own, rng, until=began, advance=told.append)
+    assert sum(told) == ITERATIONS
+    short = TiltedField(tilted.field, tilted.base, tilted.own, dual)
+    drawn = short.sample(20_000, rng=np.random.default_rng(2), evidence={})
+    alone = tilted.field.sample(20_000, rng=np.random.default_rng(2), evidence={})
+    for pair in [(0, 2), (0, 3), (1, 3)]:
+        after, before = (np.abs(marginal(shares(some), pair) - marginal(p, pair)).sum() for some in (drawn, alone))
+        assert after < before / 2
 
 
 def test_conditions_are_met_and_the_rest_follows(tilted: TiltedField) -> None:
