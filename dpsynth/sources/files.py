@@ -187,7 +187,10 @@ def _csv_batches(file: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     }
     try:
         with pa.input_stream(str(file), compression="detect") as stream, csv.open_csv(stream, **options) as reader:
-            yield from reader
+            last = None
+            for batch in reader:
+                last = batch if batch.num_rows else last
+                yield batch
     except pa.ArrowInvalid:
         if odd:
             expected, actual = odd[0]
@@ -195,3 +198,14 @@ def _csv_batches(file: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
                 f"the file {file.name} has a row of {actual} cells under a header of {expected}; quote cells that hold separators"
             ) from None
         raise
+    if last is not None and "\n" in (last.column(-1)[-1].as_py() or "") and not _ends_in_a_quote(file):
+        raise SchemaError(f"the file {file.name} ends inside a quoted cell: is it whole?")
+
+
+def _ends_in_a_quote(file: Path) -> bool:
+    """Whether the last cell of a CSV file, which holds a line break and so was quoted, is closed."""
+    tail = b""
+    with pa.input_stream(str(file), compression="detect") as stream:
+        while part := stream.read(2**20):
+            tail = (tail + part)[-1000:]
+    return tail.rstrip(b"\r\n").endswith(b'"')
