@@ -321,9 +321,8 @@ class _Learner:
         again = [c.name for c in needing if c.kind == "categorical" and c.name in self.known]
         delta = self.table.account.reserved.delta * (1 - 1e-9) / (2 if again else 1)
         self._look(asked, share * self.total, delta, "vocabulary")
-        if again:  # where nothing is lacking, it makes the counts of all of them better
-            lacking = [name for name in again if self._lacks_values(name)] or again
-            self._look(lacking, self.split.rare_values * self.total, delta, "rare-values")
+        lacking = [name for name in again if self._lacks_values(name)]
+        self._look(lacking, self.split.rare_values * self.total, delta, "rare-values")  # not spent where nothing is lacking
         for c in self._open(columns):
             found = self.vocabularies.get(c.name)
             if c.kind == "categorical" and found and not found.values and self.distinct.get(c.name, 0) > LOOKED_AT:
