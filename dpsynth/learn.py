@@ -322,7 +322,9 @@ class _Learner:
         delta = self.table.account.reserved.delta * (1 - 1e-9) / (2 if again else 1)
         self._look(asked, share * self.total, delta, "vocabulary")
         lacking = [name for name in again if self._lacks_values(name)]
-        self._look(lacking, self.split.rare_values * self.total, delta, "rare-values")  # not spent where nothing is lacking
+        self._look(
+            lacking, self.split.rare_values * self.total, delta, "rare-values"
+        )  # not spent where nothing is lacking
         for c in self._open(columns):
             found = self.vocabularies.get(c.name)
             if c.kind == "categorical" and found and not found.values and self.distinct.get(c.name, 0) > LOOKED_AT:

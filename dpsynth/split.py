@@ -69,9 +69,9 @@ class Split:
     """Shares of mu^2 by stage; `pairs` takes what is left."""
 
     identifiers: float = 0.03
-    schema: float = 0.12
+    schema: float = 0.09
     vocabulary: float = 0.12
-    rare_values: float = 0.05
+    rare_values: float = 0.10
     mappings: float = 0.05
     one_way: float = 0.15
     selection: float = 0.03

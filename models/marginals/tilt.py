@@ -92,14 +92,19 @@ def effective_size(logs: FloatArray) -> float:
     return float(weights.sum() ** 2 / (weights**2).sum())
 
 
-def resample(rows: IntArray, logs: FloatArray, n: int, rng: np.random.Generator) -> IntArray:
-    """n rows drawn by weight, systematically along the sorted rows: rows that are alike share their rounding."""
+def systematic(rows: IntArray, logs: FloatArray, n: int, rng: np.random.Generator) -> IntArray:
+    """Indices of n rows drawn by weight, along the sorted rows: rows that are alike share their rounding."""
     ordered = np.lexsort(rows.T[::-1])
     weights = np.exp(logs - logs.max())[ordered]
     cumulative = np.cumsum(weights)
     quantiles = (np.arange(n) + rng.random()) / n * cumulative[-1]
-    chosen = ordered[np.minimum(np.searchsorted(cumulative, quantiles, side="right"), len(rows) - 1)]
-    drawn: IntArray = rows[chosen]
+    chosen: IntArray = ordered[np.minimum(np.searchsorted(cumulative, quantiles, side="right"), len(rows) - 1)]
+    return chosen
+
+
+def resample(rows: IntArray, logs: FloatArray, n: int, rng: np.random.Generator) -> IntArray:
+    """n rows drawn by weight; see `systematic`."""
+    drawn: IntArray = rows[systematic(rows, logs, n, rng)]
     return drawn
 
 

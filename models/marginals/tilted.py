@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dpsynth.models.marginals.field import MarkovField
 from dpsynth.models.marginals.inference import Table
 from dpsynth.models.marginals.limits import PLACE_SECONDS, Limits
+from dpsynth.models.marginals.rounding import WATCHED, pair_cells, swapped
 from dpsynth.models.marginals.tilt import (
     FEWEST_ROWS,
     WORK,
@@ -22,6 +24,7 @@ from dpsynth.models.marginals.tilt import (
     log_weights,
     resample,
     rows_within_reach,
+    systematic,
 )
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray, IntArray
@@ -87,7 +90,8 @@ class TiltedField:
 
         Rows of the (conditioned) tree are drawn by weight in as many stages as keep the weights even, with a Gibbs sweep
         between two stages (annealed importance sampling with resampling). Theta was found on other rows than these, so the
-        weights of rows of the whole model are then fitted to the measured tables once more.
+        weights of rows of the whole model are then fitted to the measured tables once more, and whole rows chosen so that the
+        tables of pairs keep their weighted counts.
         """
         at_once = self.draws.at_once
         parts = [self._part(min(at_once, n - start), rng, evidence) for start in range(0, n, at_once)]
@@ -101,7 +105,21 @@ class TiltedField:
             _, logs = self.dual.solved(rows, logs, step=0.0, iterations=self.draws.touches)
             for name, weight in evidence.items():
                 logs = logs + np.log(weight)[rows[:, self.columns.index(name)]]
-        return rng.permutation(resample(rows, logs, n, rng))
+        chosen = swapped(
+            systematic(rows, logs, n, rng), self._cells(rows), np.exp(logs - logs.max(initial=-np.inf)), rng
+        )
+        return rng.permutation(rows[chosen])
+
+    def _cells(self, rows: IntArray) -> NDArray[np.int32]:
+        """The cells of the tables whose counts whole rows should keep: of all pairs, or where these are many, of what was measured."""
+        sizes = self.dual.sizes
+        if len(rows) * len(sizes) * (len(sizes) - 1) // 2 <= WATCHED:
+            return pair_cells(rows, sizes)
+        factors = self.dual.factors
+        first = np.cumsum([0, *(f.theta.size for f in factors)])
+        return np.stack(
+            [f.cells(rows) + start for f, start in zip(factors, first, strict=False)], axis=1, dtype=np.int32
+        )
 
     def _drawn(
         self, n: int, rng: np.random.Generator, evidence: Mapping[str, FloatArray]
