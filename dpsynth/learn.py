@@ -379,9 +379,9 @@ class _Learner:
     def _one_way(self, columns: list[Column]) -> Domain:
         modelled = self._open(columns)
         d = len(modelled) + (self.table.unit is not None)
-        sigma = math.sqrt(max(d, 1) / (self.split.one_way * self.total))
+        sigma = math.sqrt(max(d, 1) / (self.split.one_way_of(self.total) * self.total))
         self.progress.stage("measuring columns")
-        budget = self.split.one_way * self.total
+        budget = self.split.one_way_of(self.total) * self.total
         if d == 1:  # nothing to measure together: all but the gate's slice goes here
             budget = self.table.account.left.mu_squared - self.split.gate * self.total
         # Columns of labels first: their totals say how many intervals a number line is worth.
@@ -415,7 +415,7 @@ class _Learner:
                 m.sigma,
                 total=n_units,
                 quantiles=3 * groups_worth(n_units, pair_sigma) // 2,
-                least=max(LEAST_SHARE, min(pair_sigma / max(n_units, 1.0), 0.1)),
+                least=max(LEAST_SHARE, min(0.5 * pair_sigma / max(n_units, 1.0), 0.1)),
                 nullable=column.nullable if column is not None else False,
                 coarse=self.ranges.get(c.column),
                 trim=column is None or column.bounds is None,
