@@ -86,7 +86,8 @@ class Split:
 
     def one_way_of(self, mu_squared: float) -> float:
         """Share of the one-way stage: more of a small budget, under which few pairs can be seen at all."""
-        return min(max((PAIRS_SEEN / max(mu_squared, 1e-300)) ** 0.1, 1.0) * self.one_way, 1.6 * self.one_way)
+        growth = math.pow(PAIRS_SEEN / max(mu_squared, 1e-300), 0.1)
+        return self.one_way * min(max(growth, 1.0), 1.6)
 
     def vocabulary_of(self, strings: int, others: int) -> float:
         """Share of the vocabulary stage: less where few columns need one, and where it finds heaps of numbers alone."""

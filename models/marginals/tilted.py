@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dpsynth.models.marginals.field import MarkovField
 from dpsynth.models.marginals.inference import Table
 from dpsynth.models.marginals.limits import PLACE_SECONDS, Limits
-from dpsynth.models.marginals.rounding import WATCHED, pair_cells, swapped
+from dpsynth.models.marginals.rounding import PASSES, WATCHED, pair_cells, swapped
 from dpsynth.models.marginals.tilt import (
     FEWEST_ROWS,
     WORK,
@@ -105,15 +105,16 @@ class TiltedField:
             _, logs = self.dual.solved(rows, logs, step=0.0, iterations=self.draws.touches)
             for name, weight in evidence.items():
                 logs = logs + np.log(weight)[rows[:, self.columns.index(name)]]
-        chosen = swapped(
-            systematic(rows, logs, n, rng), self._cells(rows), np.exp(logs - logs.max(initial=-np.inf)), rng
-        )
+        weights = np.exp(logs - logs.max(initial=-np.inf))
+        passes = PASSES * self.draws.touches // TOUCHES
+        chosen = swapped(systematic(rows, logs, n, rng), self._cells(rows), weights, rng, passes=passes)
         return rng.permutation(rows[chosen])
 
     def _cells(self, rows: IntArray) -> NDArray[np.int32]:
         """The cells of the tables whose counts whole rows should keep: of all pairs, or where these are many, of what was measured."""
         sizes = self.dual.sizes
-        if len(rows) * len(sizes) * (len(sizes) - 1) // 2 <= WATCHED:
+        watched = min(WATCHED, WATCHED * self.draws.places // WORK)
+        if len(rows) * len(sizes) * (len(sizes) - 1) // 2 <= watched:
             return pair_cells(rows, sizes)
         factors = self.dual.factors
         first = np.cumsum([0, *(f.theta.size for f in factors)])
