@@ -379,9 +379,9 @@ class _Learner:
     def _one_way(self, columns: list[Column]) -> Domain:
         modelled = self._open(columns)
         d = len(modelled) + (self.table.unit is not None)
-        sigma = math.sqrt(max(d, 1) / (self.split.one_way_of(self.total) * self.total))
+        sigma = math.sqrt(max(d, 1) / (self.split.one_way * self.total))
         self.progress.stage("measuring columns")
-        budget = self.split.one_way_of(self.total) * self.total
+        budget = self.split.one_way * self.total
         if d == 1:  # nothing to measure together: all but the gate's slice goes here
             budget = self.table.account.left.mu_squared - self.split.gate * self.total
         # Columns of labels first: their totals say how many intervals a number line is worth.

@@ -60,8 +60,6 @@ WHOLE = 512
 MAX_PAIRS = 20_000
 # A count column whose noise is more than this share of all units tells little.
 LITTLE = 0.05
-# The mu^2 (epsilon near 1) from which on pairs are worth more than finer histograms.
-PAIRS_SEEN = 0.05
 _SHOWN = 12
 _LINES = ("numeric", "datetime", "timedelta")
 
@@ -75,7 +73,7 @@ class Split:
     vocabulary: float = 0.12
     rare_values: float = 0.10
     mappings: float = 0.05
-    one_way: float = 0.12
+    one_way: float = 0.13
     selection: float = 0.03
     gate: float = 0.05
 
@@ -83,11 +81,6 @@ class Split:
         shares = [getattr(self, f.name) for f in fields(self)]
         if any(not 0 < s < 1 for s in shares) or sum(shares) >= 1:
             raise PrivacyError("each share of the split must be above 0, and all together below 1")
-
-    def one_way_of(self, mu_squared: float) -> float:
-        """Share of the one-way stage: more of a small budget, under which few pairs can be seen at all."""
-        growth = math.pow(PAIRS_SEEN / max(mu_squared, 1e-300), 0.1)
-        return self.one_way * min(max(growth, 1.0), 1.6)
 
     def vocabulary_of(self, strings: int, others: int) -> float:
         """Share of the vocabulary stage: less where few columns need one, and where it finds heaps of numbers alone."""
@@ -254,7 +247,6 @@ def plan(
     if not queries["one-way"]:
         raise SchemaError("the schema has no column to model")
     shares = {stage: getattr(split, stage.replace("-", "_")) for stage in STAGES if stage != "pairs"}
-    shares["one-way"] = split.one_way_of(cost.mu_squared)
     shares = {stage: share for stage, share in shares.items() if queries[stage]}
     if "vocabulary" in shares:
         worded = sum(c.kind in (None, "categorical", "text") for c in _worded(schema))
