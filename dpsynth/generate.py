@@ -114,10 +114,15 @@ def table_of(
         elif fact.treatment == "unit id":
             out[name] = pd.Series(unit_ids + 1)
         elif fact.treatment == "id":
-            out[name] = pd.Series([f"{name}-{i:07d}" for i in range(1, n + 1)], dtype=object)
+            out[name] = made_up_ids(name, 0, n)
         else:
             out[name] = pd.Series(fakes[name], dtype=object)
     return pd.DataFrame(out)
+
+
+def made_up_ids(name: str, before: int, n: int) -> pd.Series[Any]:
+    """`n` ids of a column, numbered on from `before`."""
+    return pd.Series([f"{name}-{i:07d}" for i in range(before + 1, before + n + 1)], dtype=object)
 
 
 def _fakes(

@@ -35,6 +35,7 @@ from dpsynth.privacy.statement import History, PrivacyStatement
 from dpsynth.privacy.table import PrivateTable, Witness
 from dpsynth.schema import Schema
 from dpsynth.sources import HeldRows, Rows, SourceColumn, hold
+from dpsynth.sources.files import is_marked
 from dpsynth.split import Split
 from dpsynth.synthesizer import LINEAGE, Synthesizer, load
 
@@ -348,9 +349,10 @@ def _public(rows: Rows | HeldRows, schema: Schema | None, unit: str | None, max_
 
 def _refuse_synthetic(data: Any) -> None:
     """Training on synthetic data loses tails and rare groups with each generation; it must be asked for."""
-    folder = Path(data).parent if isinstance(data, str | Path) else None
-    marked = folder is not None and (folder / "manifest.json").exists() and (folder / "privacy.json").exists()
-    if marked or LINEAGE in getattr(data, "attrs", {}):
+    path = Path(data) if isinstance(data, str | Path) else None
+    folders = () if path is None else (path.parent, path)
+    marked = any((f / "manifest.json").exists() and (f / "privacy.json").exists() for f in folders)
+    if marked or (path is not None and is_marked(path, LINEAGE)) or LINEAGE in getattr(data, "attrs", {}):
         raise SchemaError("this table was made by dpsynth; pass allow_synthetic=True to learn from synthetic data")
 
 

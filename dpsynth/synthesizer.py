@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from dpsynth.constraints import constraint_from_json
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.enforce import Rules
-from dpsynth.generate import conditions_of, draw, table_of, unit_weights, values_of
+from dpsynth.generate import conditions_of, draw, made_up_ids, table_of, unit_weights, values_of
 from dpsynth.learn import ColumnFacts, Domain
 from dpsynth.models.protocol import TableModel
+from dpsynth.outputs import Frame, as_frame, write
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray
 from dpsynth.privacy.statement import PrivacyStatement
@@ -85,16 +86,26 @@ class Synthesizer:
         codec = self._codec(name)
         return pd.Series(codec.shares, index=list(codec.cells.describe()), name=name)
 
-    def sample(self, n: int | None = None, *, where: Mapping[str, Any] | None = None, seed: int | None = None) -> Any:
+    def sample(
+        self,
+        n: int | None = None,
+        *,
+        where: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        frame: Frame | None = None,
+    ) -> Any:
         """Synthetic rows in the input's frame type, columns, order and dtypes. Free: as often as you like.
 
         n: number of rows; None = about as many as the source (and without `where` and `seed`, the very table that the
         gate measured).  where: column -> value that every row has; sampled from the model, not by rejection.
-        seed: makes the draw repeatable; it has no part in privacy.
+        seed: makes the draw repeatable; it has no part in privacy.  frame: "pandas", "polars" or "pyarrow", in types learned under DP,
+        instead of the input's frame and dtypes.
         Raises SchemaError for a column or value that cannot be conditioned on.
         """
         table = self._table(n, dict(where or {}), seed)
         table.attrs[LINEAGE] = self.privacy.run
+        if frame is not None:
+            return as_frame(table, frame)
         return self.layout.restore(table) if self.layout is not None else table
 
     def sample_typed(self, n: int | None = None, *, seed: int | None = None) -> pd.DataFrame:
@@ -102,6 +113,38 @@ class Synthesizer:
         table = self._table(n, {}, seed)
         table.attrs[LINEAGE] = self.privacy.run
         return table
+
+    def chunks(self, n: int | None = None, *, seed: int | None = None, rows: int = 2**20) -> Iterator[pd.DataFrame]:
+        """`sample_typed`, at most `rows` rows at a time: for more rows than memory holds. Each chunk is drawn by itself; units and
+        ids are numbered on.
+        """
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+            raise SchemaError("rows must be a whole number of at least 1")
+        total = self.n_rows if n is None else n
+        if total <= rows:
+            yield self.sample_typed(n, seed=seed)
+            return
+        first = secrets.randbits(63) if seed is None else seed
+        before, units = 0, 0
+        for i, start in enumerate(range(0, total, rows)):
+            own = int(np.random.default_rng([first, i]).integers(2**63 - 1))
+            table = self.sample_typed(min(rows, total - start), seed=own)
+            for fact in self.domain.facts:
+                if fact.treatment == "unit id":
+                    table[fact.column.name] += units
+                    units = int(table[fact.column.name].max())
+                elif fact.treatment == "id":
+                    table[fact.column.name] = made_up_ids(fact.column.name, before, len(table))
+            before += len(table)
+            yield table
+
+    def write(self, to: Any, n: int | None = None, *, seed: int | None = None, rows: int = 2**20) -> None:
+        """Write synthetic rows in chunks of `rows`, in types learned under DP; all of them or none.
+
+        to: a .parquet or .csv file, a new folder for Hugging Face's `load_dataset`, `dpsynth.SQL(url, table=...)` or "URL#table".
+        This is no release: there is no gate, and no statement beside the rows. Raises SchemaError where `to` cannot be written.
+        """
+        write(self.chunks(n, seed=seed, rows=rows), self.domain.facts, to, {LINEAGE: self.privacy.run})
 
     def reference(self) -> tuple[IntArray, FloatArray]:
         """The coded table that the gate measured, and how many units each of its rows stands for."""

@@ -36,7 +36,9 @@ SIGNATURES = {
     "SQL": "url *table *schema *query",
     "DuckDB": "path *table *query",
     "Ledger": "url",
-    "Synthesizer.sample": "self n *where *seed",
+    "Synthesizer.sample": "self n *where *seed *frame",
+    "Synthesizer.chunks": "self n *seed *rows",
+    "Synthesizer.write": "self to n *seed *rows",
     "Synthesizer.save": "self path",
     "Schema.from_sdv": "metadata_or_path ranges",
 }

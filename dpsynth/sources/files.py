@@ -48,6 +48,18 @@ def feed_of_path(path: Path) -> Feed:
     )
 
 
+def is_marked(path: Path, mark: str) -> bool:
+    """Whether a Parquet file, or the first of a folder, holds a mark in its metadata."""
+    import pyarrow.parquet as pq
+
+    try:
+        file = _inside(path)[0] if path.is_dir() else path
+        metadata = (pq.read_schema(file).metadata or {}) if file.name.lower().endswith(PARQUET) else {}
+    except (SchemaError, OSError, pa.ArrowException):  # reading it will say what is wrong
+        return False
+    return any(mark.encode() in text for item in metadata.items() for text in item)
+
+
 def _inside(folder: Path) -> list[Path]:
     hidden = (".", "_")
     found = [
