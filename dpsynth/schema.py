@@ -104,3 +104,16 @@ class Schema:
         from dpsynth.adapters.sdv_metadata import read
 
         return read(metadata_or_path, ranges=ranges)
+
+    def to_sdv(self, table: str = "table") -> dict[str, Any]:
+        """The schema as SDV Metadata V2 (a dict); see `dpsynth.adapters.sdv_metadata.write`."""
+        from dpsynth.adapters.sdv_metadata import write
+
+        return write(self, table)
+
+    @classmethod
+    def from_json_schema(cls, model_or_path: Any) -> Schema:
+        """A schema from a pydantic model, a JSON Schema or its path; see `dpsynth.adapters.json_schema.read`."""
+        from dpsynth.adapters.json_schema import read
+
+        return read(model_or_path)

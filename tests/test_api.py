@@ -41,6 +41,8 @@ SIGNATURES = {
     "Synthesizer.write": "self to n *seed *rows",
     "Synthesizer.save": "self path",
     "Schema.from_sdv": "metadata_or_path ranges",
+    "Schema.to_sdv": "self table",
+    "Schema.from_json_schema": "model_or_path",
 }
 
 

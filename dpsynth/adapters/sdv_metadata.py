@@ -93,3 +93,37 @@ def _column(name: str, spec: dict[str, Any], declared: bool) -> Column:
         integer=True if decimals == 0 else None,
         nullable=nullable if isinstance(nullable, bool) else None,
     )
+
+
+def write(schema: Schema, table: str) -> dict[str, Any]:
+    """The schema as SDV Metadata V2: a dict for `Metadata.load_from_dict`, or for a JSON file.
+
+    What SDV has no word for is left out: constraints, bounds of durations (numerical there, in seconds), roles but identifiers.
+    """
+    columns = {column.name: _spec(column) for column in schema.columns}
+    return {"tables": {table: {"columns": columns}}, "relationships": [], "METADATA_SPEC_VERSION": "V2"}
+
+
+def _spec(column: Column) -> dict[str, Any]:
+    if column.role == "identifier" or column.kind == "id":
+        return _identifier(column)
+    sdtypes = {"numeric": "numerical", "timedelta": "numerical", "text": "text", None: "unknown"}
+    spec: dict[str, Any] = {"sdtype": sdtypes.get(column.kind, column.kind)}
+    if column.kind is None:
+        return spec | {"pii": False}
+    if column.bounds is not None:
+        spec |= {"range_min": column.bounds[0], "range_max": column.bounds[1]}
+    if column.categories is not None and column.kind == "categorical":
+        spec["range_values"] = list(column.categories)
+    if column.kind == "numeric" and (column.integer or column.decimals is not None):
+        spec["decimal_places"] = 0 if column.integer else column.decimals
+    if column.nullable is not None:
+        spec["range_is_nullable"] = column.nullable
+    return spec
+
+
+def _identifier(column: Column) -> dict[str, Any]:
+    known = {entity: sdtype for sdtype, entity in reversed(_ENTITIES.items())}
+    if column.kind == "id" and column.role != "identifier":
+        return {"sdtype": "id"}
+    return {"sdtype": known.get(column.entity or "", "unknown"), "pii": True}
