@@ -126,6 +126,7 @@ def test_what_memory_does_not_hold_is_not_measured(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again.sample(50, seed=1), limited.sample(50, seed=1))
 
 
+@pytest.mark.slow
 def test_arrays_of_a_tilt_stay_within_the_formula(tmp_path: Path) -> None:
     """What numpy holds while rows of a limited model are drawn; torch is not seen."""
     synth = fitted(Marginals(max_cells=1000, max_memory=LOADED + 16e6), tmp_path / "a.db")
