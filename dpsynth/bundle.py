@@ -61,7 +61,8 @@ def release(
     """Draw a table, let the gate judge it, and write the release folder.
 
     n: number of rows; None = the very table that the gate measured.  recipient, purpose, expires: go into the certificate.
-    sign_with: path of an Ed25519 private key (PEM).  accept_inconclusive: release although the gate cannot decide.
+    sign_with: path of an Ed25519 private key (PEM).  accept_inconclusive: release although the gate cannot
+    decide, which the certificate then says.
     ledger: also books the release there.
     Raises GateFailed where the verdict is "fail", or "inconclusive" and that is not accepted; SchemaError where `out` is
     not a new or empty folder. In each case nothing is written.
@@ -73,6 +74,7 @@ def release(
     table = synth.sample_typed(n)
     gate = judge(synth, table)
     _require_pass(gate, accept_inconclusive)
+    gate = replace(gate, accepted=gate.verdict == "inconclusive")
     partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"
     try:
         partial.mkdir(parents=True)
@@ -87,7 +89,7 @@ def release(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if ledger is not None:
-        ledger.note(synth.privacy.run, "release", {k: v for k, v in about.items() if v} | {"verdict": gate.verdict})
+        ledger.note(synth.privacy.run, "release", {k: v for k, v in about.items() if v} | {"verdict": gate.said})
     return Release(path=folder, gate=gate, rows=len(table), files=tuple(sorted(p.name for p in folder.iterdir())))
 
 
@@ -117,7 +119,7 @@ def _write_files(
 ) -> None:
     from dpsynth.report.shareable import render
 
-    synth = replace(synth, privacy=synth.privacy.under(**about))
+    synth = replace(synth, privacy=synth.privacy.under(**about, gate=gate.said))
     table.to_parquet(folder / "data.parquet", index=False, coerce_timestamps="us", allow_truncated_timestamps=True)
     table.to_csv(folder / "data.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S.%f")
     synth.schema.save(folder / "schema.json")
@@ -186,7 +188,7 @@ def _data_card(synth: Synthesizer, table: pd.DataFrame, gate: GateReport, about:
             "",
             "Taken as public, and not paid for: " + "; ".join(synth.privacy.public) + ".",
             "",
-            f"## Fidelity gate: {gate.verdict}",
+            f"## Fidelity gate: {gate.said}",
             "",
             "| check | verdict | detail |",
             "| --- | --- | --- |",

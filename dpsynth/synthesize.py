@@ -169,6 +169,8 @@ def fit_rows(
     """The stages of `fit` on rows that have been read. witness: for the neighbour replay of tests alone."""
     require_clean_names([c.name for c in rows.columns])
     _check_schema(rows, settings.schema, unit)
+    for name in sorted(settings.gate.names - {c.name for c in rows.columns}):
+        raise SchemaError(f"the gate's column {name!r} is not in the table")
     source = rows.source(unit, max_rows)
     detector = _detector(rows, settings.schema, unit, settings.patterns_only)
 
@@ -208,10 +210,10 @@ def fit_rows(
     )
     progress.stage("measuring the gate")
     codes, unit_ids = draw(domain, model, domain.n_rows, {}, np.random.default_rng(settings.seed))
-    measured = gates.measure(
-        table, domain.codecs, codes, unit_weights(domain, unit_ids), settings.gate, table.account.left.mu_squared
-    )
+    weights = unit_weights(domain, unit_ids)
+    measured = gates.measure(table, domain, codes, weights, settings.gate, table.account.left.mu_squared)
     progress.stage("booking")
+    ledger.note(reservation.id, "gate", gates.of_reference(measured, domain.codecs, codes, weights).booked)
     head = ledger.commit(reservation, table.account.events)
     statement = PrivacyStatement(
         epsilon=settings.epsilon,

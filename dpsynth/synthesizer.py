@@ -151,20 +151,25 @@ class Synthesizer:
         codes, unit_ids = draw(self.domain, self.model, self.n_rows, {}, np.random.default_rng(self.seed))
         return codes, unit_weights(self.domain, unit_ids)
 
-    def drift(self, table: pd.DataFrame) -> tuple[float, float]:
-        """Mean 1-way and 2-way TVD between a synthetic table and the one that the gate measured.
+    def compared(self, table: pd.DataFrame) -> gates.Compared | None:
+        """A synthetic table beside the one that the gate measured, in codes; None where it has no modelled column or row.
 
         Scrubbed text is left out: its placeholders are filled with fakes, which have no code.
         """
         modelled = [f for f in self.domain.facts if f.codec is not None]
         kept = [(i, f.codec) for i, f in enumerate(modelled) if f.codec is not None and f.treatment == "modelled"]
+        kept = [(i, codec) for i, codec in kept if codec.column in table.columns]
         if not kept or not len(table):
-            return 0.0, 0.0
-        places, codecs = [i for i, _ in kept], [c for _, c in kept]
+            return None
+        codecs = tuple(c for _, c in kept)
         cells = read(table).cells
-        coded = np.stack([c.encode(cells[c.column]) for c in codecs], axis=1)
         reference, weights = self.reference()
-        return gates.drift(codecs, reference[:, places], coded, (weights, _row_weights(self.domain, table)))
+        return gates.Compared(
+            codecs=codecs,
+            reference=reference[:, [i for i, _ in kept]],
+            coded=np.stack([c.encode(cells[c.column]) for c in codecs], axis=1),
+            weights=(weights, _row_weights(self.domain, table)),
+        )
 
     def _table(self, n: int | None, where: dict[str, Any], seed: int | None) -> pd.DataFrame:
         if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0):

@@ -92,13 +92,17 @@ class History:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Terms:
-    """Who releases to whom, for what and for how long; filled in at release, each as the owner wrote it."""
+    """Who releases to whom, for what and for how long; filled in at release, each as the owner wrote it.
+
+    gate: the fidelity gate's verdict, and whether the owner accepted that it is inconclusive.
+    """
 
     curator: str | None = None
     contact: str | None = None
     recipient: str | None = None
     purpose: str | None = None
     expires: str | None = None
+    gate: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,7 +28,7 @@ def test_the_bundle_holds_what_it_should_and_verifies(released: Path, synth: dps
         "README.md", "data.csv", "data.parquet", "gate.json", "manifest.json", "privacy.json", "report.html", "schema.json",
     ]  # fmt: skip
     found = dpsynth.verify(released)
-    assert found.ok and found.epsilon == pytest.approx(5.0) and found.signed is None
+    assert found.ok and found.epsilon is not None and 4.9 < found.epsilon < 5.0 + 1e-6 and found.signed is None
     table = pd.read_parquet(released / "data.parquet")
     pd.testing.assert_frame_equal(table, synth.sample_typed(), check_dtype=False)
     assert pd.read_csv(released / "data.csv").shape == table.shape

@@ -48,7 +48,7 @@ def tiers(statement: PrivacyStatement, gate: str | None = None) -> tuple[Tier, .
         Tier(
             "Utility",
             {
-                "fidelity gate": gate or "judged when a table is released",
+                "fidelity gate": gate or statement.terms.gate or "judged when a table is released",
                 "paid for": "measured during the run, from the same budget",
             },
         ),

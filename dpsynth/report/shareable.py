@@ -45,7 +45,7 @@ def render(
         associations=_associations(synth, table),
         pairs=len(synth.tree),
         notes=synth.notes,
-        tiers=tiers(synth.privacy, gate.verdict),
+        tiers=tiers(synth.privacy, gate.said),
     )
 
 
