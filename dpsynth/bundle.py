@@ -2,13 +2,17 @@
 
     data.parquet data.csv   the synthetic table
     schema.json             its columns, as declared or learned under DP
-    privacy.json            the privacy statement, with every event
+    metadata.json           the same as SDV Metadata V2
+    croissant.json          the same for machines that look for data sets (Croissant 1.0)
+    privacy.json            the privacy statement, with every event, and where the ledger has it
     gate.json               the fidelity gate's report
     report.html             all of it, for reading
     README.md               the data card
-    manifest.json           SHA-256 of each file (and manifest.sig, an Ed25519 signature of it, where a key was given)
+    TERMS.md                terms of use: by whom, what for, until when
+    manifest.json           SHA-256 of each file, and of itself (and manifest.sig, an Ed25519 signature, where a key was given)
 
-Nothing here reads a private row: the gate was measured during the fit.
+Nothing here reads a private row: the gate was measured during the fit. The manifest is written last, after its signature, and in one
+step; the folder gets its name after that. A release that was cut off leaves a hidden folder without a manifest, which does not verify.
 """
 
 from __future__ import annotations
@@ -25,8 +29,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from dpsynth.adapters import croissant
+from dpsynth.artefacts import require_clean
 from dpsynth.gate import GateReport, judge
 from dpsynth.privacy.errors import GateFailed, SchemaError
+from dpsynth.privacy.keys import public_half, sign
+from dpsynth.report.card import data_card, terms
 from dpsynth.synthesizer import Synthesizer
 
 if TYPE_CHECKING:
@@ -80,6 +88,7 @@ def release(
         partial.mkdir(parents=True)
         about = {"recipient": recipient, "purpose": purpose, "expires": expiry}
         _write_files(partial, synth, table, gate, about)
+        require_clean(partial, synth.schema.names)
         _write_manifest(partial, synth, len(table), about, sign_with)
         if folder.exists():
             folder.rmdir()
@@ -123,11 +132,15 @@ def _write_files(
     table.to_parquet(folder / "data.parquet", index=False, coerce_timestamps="us", allow_truncated_timestamps=True)
     table.to_csv(folder / "data.csv", index=False, date_format="%Y-%m-%dT%H:%M:%S.%f")
     synth.schema.save(folder / "schema.json")
+    _write_json(folder / "metadata.json", synth.schema.to_sdv("data"))
+    data = {name: digest(folder / name) for name in ("data.parquet", "data.csv")}
+    _write_json(folder / "croissant.json", croissant.describe(synth.schema, data, synth.privacy))
     synth.privacy.save(folder / "privacy.json")
     _write_json(folder / "gate.json", gate.to_json())
     html = render(synth, table, gate, recipient=about["recipient"], purpose=about["purpose"])
     (folder / "report.html").write_text(html, encoding="utf-8")
-    (folder / "README.md").write_text(_data_card(synth, table, gate, about), encoding="utf-8")
+    (folder / "README.md").write_text(data_card(synth, table, gate, about), encoding="utf-8")
+    (folder / "TERMS.md").write_text(terms(about), encoding="utf-8")
 
 
 def _write_manifest(
@@ -142,16 +155,34 @@ def _write_manifest(
         "run": synth.privacy.run,
         "rows": rows,
         **about,
+        "signed_by": public_half(sign_with) if sign_with is not None else None,
         "files": files,
     }
-    _write_json(folder / MANIFEST, body)
+    text = manifest_text(body)
     if sign_with is not None:
-        from dpsynth.privacy.keys import sign
-
-        (folder / SIGNATURE).write_bytes(sign((folder / MANIFEST).read_bytes(), sign_with))
+        (folder / SIGNATURE).write_bytes(sign(text.encode(), sign_with))
     for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        _to_disk(path)
+    unfinished = folder / f"{MANIFEST}.unfinished"
+    unfinished.write_text(text, encoding="utf-8")
+    _to_disk(unfinished)
+    unfinished.rename(folder / MANIFEST)
+    _to_disk(folder)
+
+
+def manifest_text(body: dict[str, Any]) -> str:
+    """A manifest as it is written: its fields and the hash of these, so that a changed byte shows without a signature, too."""
+    body = {key: value for key, value in body.items() if key != "self"}
+    own = hashlib.sha256(json.dumps(body, indent=1).encode()).hexdigest()
+    return json.dumps(body | {"self": own}, indent=1) + "\n"
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _write_json(path: Path, body: Any) -> None:
@@ -162,70 +193,3 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _data_card(synth: Synthesizer, table: pd.DataFrame, gate: GateReport, about: dict[str, str | None]) -> str:
-    """The bundle's README: what the table is, how it was made, what it promises and what not."""
-    head = [f"- {key}: {value}" for key, value in about.items() if value]
-    rows = [
-        f"| {_cell(name)} | {fact.column.kind or 'identifier'} | {fact.treatment} | {_cell(_facts(fact.column))} |"
-        for name, fact in synth.facts.items()
-    ]
-    checks = [f"| {_cell(c.name)} | {c.verdict} | {_cell(c.detail)} |" for c in gate.checks]
-    return "\n".join(
-        [
-            "# A synthetic table",
-            "",
-            f"{len(table):,} rows, {table.shape[1]} columns, made by dpsynth {synth.privacy.version}. No row stands for a person.",
-            *head,
-            "",
-            "## Privacy",
-            "",
-            f"({synth.privacy.epsilon:g}, {synth.privacy.delta:g})-differential privacy (epsilon, delta), all included.",
-            synth.privacy.sentence(),
-            "",
-            *(f"- **Mind:** {_cell(text)}" for text in synth.privacy.warnings.values()),
-            "",
-            "Taken as public, and not paid for: " + "; ".join(synth.privacy.public) + ".",
-            "",
-            f"## Fidelity gate: {gate.said}",
-            "",
-            "| check | verdict | detail |",
-            "| --- | --- | --- |",
-            *checks,
-            "",
-            "## Columns",
-            "",
-            "| column | kind | made by | facts (declared, or learned under differential privacy) |",
-            "| --- | --- | --- | --- |",
-            *rows,
-            "",
-            "## Limits",
-            "",
-            *(f"- {note}" for note in synth.notes),
-            "- Use it for exploration, development and training of staff; confirm conclusions on the source.",
-            "",
-            "Check this folder with `dpsynth verify`.",
-            "",
-        ]
-    )
-
-
-def _facts(column: Any) -> str:
-    facts = []
-    if column.bounds is not None:
-        facts.append(f"{column.bounds[0]} to {column.bounds[1]}")
-    if column.categories is not None:
-        facts.append(f"{len(column.categories)} categories")
-    if column.integer:
-        facts.append("whole numbers")
-    if column.decimals:
-        facts.append(f"{column.decimals} decimals")
-    if column.nullable:
-        facts.append("may be missing")
-    return ", ".join(facts) or (column.entity or "")
-
-
-def _cell(text: str) -> str:
-    """Text in a Markdown table's cell."""
-    return str(text).replace("|", "\\|").replace("\n", " ")

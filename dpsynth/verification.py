@@ -9,12 +9,12 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from dpsynth.bundle import FORMAT, MANIFEST, SIGNATURE, digest
+from dpsynth.artefacts import FILES, problems_in
+from dpsynth.bundle import FORMAT, MANIFEST, SIGNATURE, digest, manifest_text
 from dpsynth.privacy.errors import DpsynthError, VerificationError
+from dpsynth.privacy.keys import is_signed, public_hex
 from dpsynth.privacy.statement import PrivacyStatement
 from dpsynth.schema import Schema
-
-EXPECTED = ("README.md", "data.csv", "data.parquet", "gate.json", "privacy.json", "report.html", "schema.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +56,16 @@ def verify(out: str | Path, *, public_key: str | Path | None = None) -> Verifica
             ok=False, problems=(f"{MANIFEST}: missing or not a manifest",), epsilon=None, delta=None, signed=None
         )
     problems = list(_file_problems(folder, manifest["files"]))
+    if (folder / MANIFEST).read_bytes() != manifest_text(manifest).encode():
+        problems.append(f"{MANIFEST}: changed since the release was written")
     statement = _statement(folder, problems)
     problems += _content_problems(folder, manifest, statement)
-    signed = _signature(folder, public_key)
+    signed = None if public_key is None else manifest.get("signed_by") == public_hex(public_key)
     if signed is False:
-        problems.append(f"{SIGNATURE}: missing, or not made by this key")
+        problems.append(f"{SIGNATURE}: signed by {_short(manifest.get('signed_by'))}, not by the key that was given")
+    broken = _signature_problem(folder, manifest.get("signed_by"))
+    problems += [broken] if broken else []
+    signed = signed if signed is None else signed and not broken
     return Verification(
         ok=not problems,
         problems=tuple(problems),
@@ -78,7 +83,7 @@ def _load(path: Path) -> Any:
 
 
 def _file_problems(folder: Path, listed: dict[str, Any]) -> Iterator[str]:
-    for name in sorted(set(EXPECTED) - set(listed)):
+    for name in sorted(set(FILES) - set(listed)):
         yield f"{name}: not in the manifest"
     for name, entry in sorted(listed.items()):
         path = folder / name
@@ -104,14 +109,19 @@ def _content_problems(folder: Path, manifest: dict[str, Any], statement: Privacy
     if statement is not None:
         if statement.run != manifest.get("run"):
             yield "privacy.json: belongs to another run than the manifest"
+        for key in ("recipient", "purpose", "expires"):
+            if getattr(statement.terms, key) != manifest.get(key):
+                yield f"privacy.json: its {key} is not that of the manifest"
         if statement.insecure:
             yield "privacy.json: NOT PRIVATE, an insecure test seed was used"
     gate = _load(folder / "gate.json")
     if not isinstance(gate, dict) or gate.get("verdict") not in ("pass", "inconclusive"):
         yield "gate.json: the gate did not pass"
-    expires = manifest.get("expires")
-    if expires is not None and date.fromisoformat(str(expires)) < datetime.now(UTC).date():
+    elif gate["verdict"] == "inconclusive" and gate.get("accepted") is not True:
+        yield "gate.json: the gate could not decide, and nobody accepted that"
+    if (expires := manifest.get("expires")) is not None and _expired(str(expires)):
         yield f"{MANIFEST}: the release expired on {expires}"
+    yield from problems_in(folder)
     try:
         columns = Schema.load(folder / "schema.json").names
         data = _columns(folder)
@@ -124,6 +134,14 @@ def _content_problems(folder: Path, manifest: dict[str, Any], statement: Privacy
         yield "data.parquet: not the number of rows that the manifest says"
 
 
+def _expired(day: str) -> bool:
+    """A day that cannot be read is over."""
+    try:
+        return date.fromisoformat(day) < datetime.now(UTC).date()
+    except ValueError:
+        return True
+
+
 def _columns(folder: Path) -> tuple[tuple[str, ...], int]:
     import pyarrow.parquet as pq
 
@@ -131,10 +149,16 @@ def _columns(folder: Path) -> tuple[tuple[str, ...], int]:
         return tuple(file.schema_arrow.names), file.metadata.num_rows
 
 
-def _signature(folder: Path, public_key: str | Path | None) -> bool | None:
-    if public_key is None:
-        return None
-    from dpsynth.privacy.keys import is_signed
-
+def _signature_problem(folder: Path, signed_by: Any) -> str | None:
+    """Whether the signature is what the manifest says it is. Whose key that is, only a public key from elsewhere shows."""
     path = folder / SIGNATURE
-    return path.is_file() and is_signed((folder / MANIFEST).read_bytes(), path.read_bytes(), public_key)
+    if signed_by is None:
+        return f"{SIGNATURE}: not part of the release, which says it is unsigned" if path.exists() else None
+    if not path.is_file():
+        return f"{SIGNATURE}: missing"
+    fits = isinstance(signed_by, str) and is_signed((folder / MANIFEST).read_bytes(), path.read_bytes(), signed_by)
+    return None if fits else f"{SIGNATURE}: not the signature of {MANIFEST} by the key that it names"
+
+
+def _short(key: Any) -> str:
+    return "no key" if key is None else f"key {str(key)[:16]}..."

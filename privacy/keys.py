@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dpsynth.privacy.errors import VerificationError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 
 def new_keys(path: str | Path) -> tuple[Path, Path]:
@@ -33,6 +33,20 @@ def new_keys(path: str | Path) -> tuple[Path, Path]:
 
 def sign(message: bytes, private_key: str | Path) -> bytes:
     """Ed25519 signature of a message by the private key in a PEM file."""
+    return _private(private_key).sign(message)
+
+
+def public_half(private_key: str | Path) -> str:
+    """The public key that belongs to the private one in a PEM file, in hex."""
+    return _private(private_key).public_key().public_bytes_raw().hex()
+
+
+def public_hex(public_key: str | Path) -> str:
+    """The public key in a PEM file, in hex."""
+    return _public(public_key).public_bytes_raw().hex()
+
+
+def _private(private_key: str | Path) -> Ed25519PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -42,16 +56,17 @@ def sign(message: bytes, private_key: str | Path) -> bytes:
         raise VerificationError(f"{private_key} is not a readable private key (PEM)") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise VerificationError(f"{private_key} is not an Ed25519 key; make one with: dpsynth keys new")
-    return key.sign(message)
+    return key
 
 
-def is_signed(message: bytes, signature: bytes, public_key: str | Path) -> bool:
-    """Whether the signature is that of the key in a PEM file."""
+def is_signed(message: bytes, signature: bytes, public_key: str) -> bool:
+    """Whether the signature is that of a public key, in hex."""
     from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        _public(public_key).verify(signature, message)
-    except InvalidSignature:
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key)).verify(signature, message)
+    except (InvalidSignature, ValueError):
         return False
     return True
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 import dpsynth
+from dpsynth.artefacts import FILES, problems_in
+from dpsynth.bundle import MANIFEST, SIGNATURE, digest, manifest_text
 from dpsynth.gate import Gate, judge
-from dpsynth.privacy.keys import new_keys
+from dpsynth.privacy.keys import new_keys, public_hex, sign
 from tests.conftest import mixed_table
 
 
@@ -25,7 +31,8 @@ def released(synth: dpsynth.Synthesizer, tmp_path_factory: pytest.TempPathFactor
 
 def test_the_bundle_holds_what_it_should_and_verifies(released: Path, synth: dpsynth.Synthesizer) -> None:
     assert sorted(p.name for p in released.iterdir()) == [
-        "README.md", "data.csv", "data.parquet", "gate.json", "manifest.json", "privacy.json", "report.html", "schema.json",
+        "README.md", "TERMS.md", "croissant.json", "data.csv", "data.parquet", "gate.json", "manifest.json", "metadata.json",
+        "privacy.json", "report.html", "schema.json",
     ]  # fmt: skip
     found = dpsynth.verify(released)
     assert found.ok and found.epsilon is not None and 4.9 < found.epsilon < 5.0 + 1e-6 and found.signed is None
@@ -43,20 +50,147 @@ def test_data_card_and_report_speak_of_privacy_and_escape_names(released: Path) 
     assert "<script" not in report and "http" not in report.replace("http-equiv", "")
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "data.csv", "data.parquet", "gate.json", "privacy.json", "report.html", "schema.json"]
-)
-@pytest.mark.parametrize("harm", ["flip", "drop"])
-def test_any_change_of_any_file_is_named(released: Path, tmp_path: Path, name: str, harm: str) -> None:
-    copy = Path(shutil.copytree(released, tmp_path / "copy"))
-    if harm == "flip":
-        raw = bytearray((copy / name).read_bytes())
-        raw[len(raw) // 2] ^= 1
-        (copy / name).write_bytes(raw)
-    else:
-        (copy / name).unlink()
+@pytest.fixture(scope="module")
+def signed(synth: dpsynth.Synthesizer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(a signed release, its public key)."""
+    folder = tmp_path_factory.mktemp("signed")
+    private, public = new_keys(folder / "key.pem")
+    dpsynth.release(synth, folder / "release", recipient="A", sign_with=private)
+    return folder / "release", public
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST, SIGNATURE])
+def test_any_changed_byte_and_any_missing_file_is_named(signed: tuple[Path, Path], tmp_path: Path, name: str) -> None:
+    copy = Path(shutil.copytree(signed[0], tmp_path / "copy"))
+    assert dpsynth.verify(copy).ok
+    raw = (copy / name).read_bytes()
+    places = {0, len(raw) - 1, *np.random.default_rng(0).integers(0, len(raw), 8).tolist()}
+    for place in places:
+        changed = bytearray(raw)
+        changed[place] ^= 1 << (place % 7)
+        (copy / name).write_bytes(changed)
+        found = dpsynth.verify(copy)
+        assert not found.ok and any(p.startswith(f"{name}:") for p in found.problems), place
+    (copy / name).unlink()
     found = dpsynth.verify(copy)
     assert not found.ok and any(p.startswith(f"{name}:") for p in found.problems)
+
+
+def test_every_byte_of_a_manifest_counts(released: Path, tmp_path: Path) -> None:
+    """Without a signature, too."""
+    copy = Path(shutil.copytree(released, tmp_path / "copy"))
+    raw = (copy / MANIFEST).read_bytes()
+    for place in range(0, len(raw), 7):
+        changed = bytearray(raw)
+        changed[place] ^= 1
+        (copy / MANIFEST).write_bytes(changed)
+        assert not dpsynth.verify(copy).ok, place
+
+
+def test_swapped_statements_and_other_keys_are_named(signed: tuple[Path, Path], released: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(signed[0], tmp_path / "copy"))
+    shutil.copy(released / "privacy.json", copy / "privacy.json")
+    assert any(p.startswith("privacy.json: changed") for p in dpsynth.verify(copy).problems)
+    # With a manifest made to fit, and signed again by another key:
+    other, public = new_keys(tmp_path / "other.pem")
+    body = json.loads((copy / MANIFEST).read_text())
+    raw = (copy / "privacy.json").read_bytes()
+    body["files"]["privacy.json"] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    (copy / MANIFEST).write_text(manifest_text(body | {"signed_by": public_hex(public)}))
+    (copy / SIGNATURE).write_bytes(sign((copy / MANIFEST).read_bytes(), other))
+    problems = dpsynth.verify(copy, public_key=signed[1]).problems
+    assert any(p.startswith("manifest.sig: signed by key") for p in problems)
+    assert any(p.startswith("privacy.json: its recipient") for p in problems)
+    (copy / SIGNATURE).write_bytes(bytes(64))
+    assert any("not the signature" in p for p in dpsynth.verify(copy).problems)
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
+
+
+@pytest.mark.slow
+def test_a_release_that_is_killed_anywhere_leaves_nothing_that_verifies(
+    synth: dpsynth.Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, _ = new_keys(tmp_path / "key.pem")
+    gate = judge(synth, synth.sample_typed())
+    monkeypatch.setattr("dpsynth.bundle.judge", lambda *_: gate)
+    monkeypatch.setattr("dpsynth.bundle.shutil.rmtree", lambda *_, **__: None)  # nobody cleans up after a kill
+    left: list[int] = []  # steps until the kill; empty: not armed
+
+    def step(event: str, arguments: tuple[object, ...]) -> None:
+        writes = event == "open" and isinstance(arguments[1], str) and "w" in arguments[1]
+        if left and (writes or event in ("os.rename", "os.rmdir", "os.mkdir")) and str(tmp_path) in str(arguments[0]):
+            left[0] -= 1
+            if left[0] < 0:
+                left.clear()
+                raise Killed
+
+    sys.addaudithook(step)
+    for steps in range(40):
+        out = tmp_path / f"out{steps}"
+        left[:] = [steps]
+        try:
+            dpsynth.release(synth, out, sign_with=private)
+        except Killed:
+            for folder in (*tmp_path.glob(f".out{steps}.*"), out):
+                # Whole, signed and merely without its name, or not at all.
+                assert (
+                    not (folder / MANIFEST).exists()
+                    or dpsynth.verify(folder).signed is None
+                    and dpsynth.verify(folder).ok
+                )
+                assert folder != out or not folder.exists()
+            continue
+        finally:
+            left.clear()
+        assert steps > 12 and dpsynth.verify(out).ok
+        return
+    pytest.fail("the release never came to its end")
+
+
+def test_nothing_of_single_rows_is_in_any_file(tmp_path: Path) -> None:
+    """Values that one row alone holds, planted as canaries."""
+    table = mixed_table(1500)[["age", "income", "city", "score"]]
+    table.loc[7, "city"], table.loc[7, "income"], table.loc[7, "score"] = "Zyzzyxroad", 98765.43, -4321.125
+    synth = dpsynth.fit(table, epsilon=3.0, progress=False)
+    dpsynth.release(synth, tmp_path / "out", accept_inconclusive=True, recipient="A")
+    for path in (tmp_path / "out").iterdir():
+        raw = path.read_bytes()
+        assert not any(canary in raw for canary in (b"Zyzzyx", b"98765.43", b"4321.125")), path.name
+        assert str(tmp_path).encode() not in raw, "no path of the machine is in a release"
+
+
+def test_what_no_release_has_stops_it(
+    synth: dpsynth.Synthesizer, released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(released, tmp_path / "copy"))
+    (copy / "gate.json").write_text(json.dumps(json.loads((copy / "gate.json").read_text()) | {"exact": [1]}))
+    (copy / "report.html").write_text("<p onclick = 'x'>")
+    table = pq.read_table(copy / "data.parquet")
+    pq.write_table(table.replace_schema_metadata({"made_on": "here"}), copy / "data.parquet")
+    assert [p.split(":")[0] for p in problems_in(copy)] == ["gate.json", "report.html", "data.parquet"]
+    assert list(problems_in(released)) == []
+    monkeypatch.setattr("dpsynth.bundle.terms", lambda _: "x")
+    monkeypatch.setattr("dpsynth.report.shareable.render", lambda *_, **__: "<img src='//elsewhere/x.png'>")
+    with pytest.raises(dpsynth.SchemaError, match=r"report\.html"):
+        dpsynth.release(synth, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_metadata_and_croissant_speak_of_the_same_columns(released: Path, synth: dpsynth.Synthesizer) -> None:
+    names = list(synth.schema.names)
+    metadata = json.loads((released / "metadata.json").read_text())
+    assert metadata["METADATA_SPEC_VERSION"] == "V2" and list(metadata["tables"]["data"]["columns"]) == names
+    croissant = json.loads((released / "croissant.json").read_text())
+    assert [f["name"] for f in croissant["recordSet"][0]["field"]] == names
+    for file in croissant["distribution"]:
+        assert file["sha256"] == digest(released / file["contentUrl"])
+    timestamps = [f.type for f in pq.read_schema(released / "data.parquet") if f.name == "joined"]
+    assert [str(t) for t in timestamps] == ["timestamp[us]"]
+    terms = (released / "TERMS.md").read_text()
+    assert "2999-12-31" in terms and "for: tests" in terms
 
 
 def test_additions_swaps_and_a_missing_manifest_are_named(released: Path, tmp_path: Path) -> None:
@@ -65,9 +199,9 @@ def test_additions_swaps_and_a_missing_manifest_are_named(released: Path, tmp_pa
     assert "more.txt: not part of the release" in dpsynth.verify(copy).problems
     (copy / "more.txt").unlink()
     manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"run": "run_other"}))
+    (copy / "manifest.json").write_text(manifest_text(manifest | {"run": "run_other"}))
     assert any(p.startswith("privacy.json: belongs") for p in dpsynth.verify(copy).problems)
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"expires": "2001-01-01"}))
+    (copy / "manifest.json").write_text(manifest_text(manifest | {"expires": "2001-01-01"}))
     assert any("expired" in p for p in dpsynth.verify(copy).problems)
     (copy / "manifest.json").unlink()
     assert not dpsynth.verify(copy).ok and not dpsynth.verify(tmp_path / "nowhere").ok
@@ -94,7 +228,7 @@ def test_nothing_is_left_where_writing_fails_or_the_gate_does(
     strict = replace(synth, gate=replace(synth.gate, gate=Gate(max_tv1=1e-9, max_tv2=1e-9), floor1=0.0, floor2=0.0))
     with pytest.raises(dpsynth.GateFailed, match="Nothing was written"):
         dpsynth.release(strict, tmp_path / "out")
-    monkeypatch.setattr("dpsynth.bundle._data_card", lambda *_: 1 / 0)
+    monkeypatch.setattr("dpsynth.bundle.data_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         dpsynth.release(synth, tmp_path / "out")
     assert list(tmp_path.glob("[!l]*")) == [] and list(tmp_path.glob(".*")) == []
