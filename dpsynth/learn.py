@@ -64,6 +64,10 @@ MAPPED_INTERVALS = 64
 WHOLE = 512
 # A second look for categories is worth its price where more than this share of the rows is left without one.
 FEW = 0.02
+# A column of strings with fewer different values than this share of its cells holds labels, not texts.
+FEW_VALUES = 0.01
+# Of its price, what is spent where no such column is.
+UNNEEDED = 0.2
 # A group of a number line holds this share of the units at least, or as many as the noise of a pair's table makes up.
 LEAST_SHARE = 0.002
 # Of the schema stage's share for a column: what its form and its step get where they are asked; its range gets the rest.
@@ -258,10 +262,19 @@ class _Learner:
                 update: dict[str, Any] = {"role": "identifier", "entity": decision.entity, "nullable": False}
                 update |= {"kind": None, "integer": None}  # a fake is written as a string
                 columns = [replace(c, **update) if c.name == name else c for c in columns]
+            elif decision.action == "scrub" and self._repeats(counted[names.index(name)], votes):
+                # No free text: what looks like a name is said of many units alike. Valid identifiers are taken out all the same.
+                self.reasons[name] = f"few values, each of many units; {decision.reason}"
+                columns = [replace(c, kind=c.kind or "categorical") if c.name == name else c for c in columns]
             elif decision.action == "scrub" and next(c.kind for c in columns if c.name == name) is None:
                 columns = [replace(c, kind="text") if c.name == name else c for c in columns]
             self.progress.advance()
         return columns
+
+    def _repeats(self, distinct: Measurement, votes: Measurement) -> bool:
+        """Whether a column has few values for its cells, beyond the noise."""
+        at_most = float(distinct.values[0]) + 4 * distinct.sigma
+        return at_most < min(FEW_VALUES * float(votes.values.sum()), LOOKED_AT)
 
     # -- schema --------------------------------------------------------------------------------------------------------
 
@@ -321,10 +334,10 @@ class _Learner:
         again = [c.name for c in needing if c.kind == "categorical" and c.name in self.known]
         delta = self.table.account.reserved.delta * (1 - 1e-9) / (2 if again else 1)
         self._look(asked, share * self.total, delta, "vocabulary")
-        lacking = [name for name in again if self._lacks_values(name)]
-        self._look(
-            lacking, self.split.rare_values * self.total, delta, "rare-values"
-        )  # not spent where nothing is lacking
+        if again:  # where nothing is lacking, delta is spent on a little more precision
+            lacking = [name for name in again if self._lacks_values(name)]
+            share = self.split.rare_values if lacking else UNNEEDED * self.split.rare_values
+            self._look(lacking or again, share * self.total, delta, "rare-values")
         for c in self._open(columns):
             found = self.vocabularies.get(c.name)
             if c.kind == "categorical" and found and not found.values and self.distinct.get(c.name, 0) > LOOKED_AT:

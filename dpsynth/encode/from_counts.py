@@ -54,7 +54,8 @@ def codec_from(
         weights, groups = _line(cells, _settled(cells, known, sigma, tentative), sigma, quantiles, least, coarse, trim)
     else:
         weights, groups = _labels(cells, known, sigma, total - max(missing, 0.0), least)
-    if nullable is not False and missing > SIGNIFICANT * sigma and not _seen(known[weights > 0], sigma):
+    nothing = not _seen(known[weights > 0], sigma) and known.sum() <= SIGNIFICANT * sigma * np.sqrt(len(known))
+    if nullable is not False and missing > SIGNIFICANT * sigma and nothing:
         weights = np.zeros(len(weights))  # a column of missing cells, as far as one can see
     if nullable is None:
         nullable = missing > SIGNIFICANT * sigma or not weights.sum() > 0

@@ -10,7 +10,7 @@ import torch
 
 from dpsynth.models.ctgan.networks import ConditionalGenerator, Critic, log_ratio
 from dpsynth.models.marginals.inference import Table
-from dpsynth.models.marginals.tilt import Dual, log_weights, resample
+from dpsynth.models.marginals.tilt import Dual, effective_size, log_weights, resample
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray, IntArray
 
@@ -19,8 +19,23 @@ PROPOSED, AT_ONCE, LEAST = 2, 60_000, 20_000
 _CHUNK = 20_000
 # Sweeps of the dual that fit the weights to the tables.
 TOUCHES = 30
+# Ridges on their step that are tried in turn, until rows worth this share of all are left.
+RIDGES, EVEN = (0.0, 1.0, 3.0, 9.0, 27.0), 0.1
 # Conditions that weigh no code more than so many times another are met by weighing rows of the whole model.
 MILD = 20.0
+
+
+def evenly_solved(dual: Dual, rows: IntArray, logs: FloatArray) -> tuple[Dual, FloatArray]:
+    """`Dual.solved` with as little of the ridge on its step as leaves the weights even enough.
+
+    Where the generator has learned little, tables can be met only by giving all weight to a few of its rows.
+    """
+    solved, found = dual, logs
+    for step in RIDGES:
+        solved, found = dual.solved(rows, logs, step=step, iterations=TOUCHES)
+        if effective_size(found) >= EVEN * len(rows):
+            break
+    return solved, found
 
 
 class ConditionalField:
@@ -66,7 +81,7 @@ class ConditionalField:
         rows, logs = propose(self.generator, self.shares, max(PROPOSED * n, LEAST), rng, asked)
         logs = logs + critic_logs(self.critic, rows, self.loss, self.limit) + log_weights(self.dual.factors, rows)
         if mild:
-            _, logs = self.dual.solved(rows, logs, step=0.0, iterations=TOUCHES)
+            _, logs = evenly_solved(self.dual, rows, logs)
             for name, weight in evidence.items():
                 logs = logs + np.log(weight)[rows[:, self.columns.index(name)]]
         return rng.permutation(resample(rows, logs, n, rng))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dpsynth.encode.codec import Codec
-from dpsynth.models.ctgan.field import TOUCHES, ConditionalField, critic_logs, propose
+from dpsynth.models.ctgan.field import ConditionalField, critic_logs, evenly_solved, propose
 from dpsynth.models.ctgan.networks import ConditionalGenerator, Critic
 from dpsynth.models.ctgan.training import CriticTraining, weights_of, with_units
 from dpsynth.models.ctgan.warm_up import warm_up_critic, warm_up_generator
@@ -151,7 +151,7 @@ class CTGAN:
                 self._train(training, critic, table, codecs, dual, drawn, progress)
             progress.stage("fitting rows to tables")
             logs = critic_logs(critic, drawn, self.loss, self.ratio_limit)
-            dual, _ = dual.solved(drawn, logs, step=0.0, iterations=TOUCHES)
+            dual, _ = evenly_solved(dual, drawn, logs)
         names = [c.column for c in codecs]
         return ConditionalField(names, generator, critic, shares, dual, loss=self.loss, limit=self.ratio_limit)
 
