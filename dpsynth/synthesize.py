@@ -11,7 +11,7 @@ import hashlib
 import secrets
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,6 +94,8 @@ def fit(
     ledger: Ledger | str | None = None,
     dataset: str | None = None,
     allow_synthetic: bool = False,
+    max_seconds: float | None = None,
+    max_memory: float | None = None,
     device: str = "auto",
     patterns_only: bool = False,
     progress: bool = True,
@@ -110,6 +112,7 @@ def fit(
     ledger: where the spending is booked (default: $DPSYNTH_LEDGER or the user's own).  dataset: the ledger's name for the
     data, which a cap needs; "name/label" uses a sub-budget of it.
     allow_synthetic: accept a table that dpsynth itself made.
+    max_seconds, max_memory (bytes): public limits of the model's fit; see `dpsynth.models.Marginals`.
     device: "auto", "cpu", "cuda", ...  progress: show a bar on stderr, if that is a terminal.
     patterns_only: look for identifiers by their form alone, without models (for languages that these do not read); the statement
     says so, and names in texts are not found.
@@ -128,7 +131,7 @@ def fit(
         epsilon=float(epsilon),
         delta=float(delta),
         schema=Schema.load(schema) if isinstance(schema, str | Path) else schema,
-        generator=_generator(model),
+        generator=_limited(_generator(model), max_seconds, max_memory),
         gate=Gate() if gate == "auto" else gate,
         split=Split(),
         device=_device(device),
@@ -291,6 +294,20 @@ def _generator(model: str | Generator) -> Generator:
     if model not in named:
         raise ModelError(f"model must be one of {', '.join(named)}, or settings such as dpsynth.models.Marginals()")
     return named[model]
+
+
+def _limited(generator: Generator, max_seconds: float | None, max_memory: float | None) -> Generator:
+    """The generator with limits of time and memory in place of its own."""
+    from dpsynth.models.marginals.generator import Marginals
+
+    if max_seconds is None and max_memory is None:
+        return generator
+    if not isinstance(generator, Marginals):
+        raise ModelError("max_seconds and max_memory: only marginals models keep to such limits")
+    seconds = generator.max_seconds if max_seconds is None else max_seconds
+    return replace(
+        generator, max_seconds=seconds, max_memory=generator.max_memory if max_memory is None else max_memory
+    )
 
 
 def _device(device: str) -> str:

@@ -19,7 +19,7 @@ NAMES = (
 
 SIGNATURES = {
     "fit": "data *epsilon *delta *schema *unit *max_rows_per_unit *model *gate *ledger *dataset *allow_synthetic "
-    "*device *patterns_only *progress *insecure_seed",
+    "*max_seconds *max_memory *device *patterns_only *progress *insecure_seed",
     "load": "path",
     "plan": "schema *epsilon *delta *n_rows *split",
     "scan": "data schema *patterns_only",

@@ -175,3 +175,13 @@ def test_the_long_stages_tell_how_far_they_are(tmp_path: Path) -> None:
     stages = {str(name): (total, done) for name, total, done in told.stages}
     assert stages["fitting the model"] == (70, 70)
     assert stages["fitting the further pairs"] == (SWEEPS, SWEEPS)
+
+
+def test_fit_takes_limits_for_the_model_or_refuses_before_a_row_is_looked_at(tmp_path: Path) -> None:
+    settings = {"epsilon": 1.0, "schema": SCHEMA, "progress": False, "ledger": str(tmp_path / "a.db")}
+    synth = dpsynth.fit(planted(1000), max_seconds=2.0, max_memory=LOADED + 1e6, **settings)  # type: ignore[arg-type]
+    assert len(synth.sample(20)) == 20
+    for unfit in ({"model": "ctgan", "max_seconds": 5.0}, {"max_memory": -1.0}):
+        with pytest.raises(ModelError, match="max_"):
+            dpsynth.fit(planted(1000), **(settings | unfit))  # type: ignore[arg-type]
+    assert sum(e.kind == "commit" for e in dpsynth.Ledger(tmp_path / "a.db").entries()) == 1
