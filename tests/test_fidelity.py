@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,8 @@ import pytest
 
 import dpsynth
 from dpsynth import Column, Schema
-from dpsynth.fidelity import evaluate
+from dpsynth.fidelity import Scores, evaluate
+from dpsynth.fidelity.metrics import all_metrics
 from dpsynth.sources import read
 from tests.conftest import mixed_table
 
@@ -35,6 +39,64 @@ def test_figures_by_hand() -> None:
     (pair,) = [p for p in report.pairs if {p.first, p.second} == {"a", "b"}]
     # phi of [[50, 10], [0, 40]]
     assert pair.real == pytest.approx((50 * 40) / np.sqrt(60 * 40 * 50 * 50), abs=1e-9)
+
+
+def learnable(n: int, seed: int, tell: float = 1.0) -> pd.DataFrame:
+    """Whether somebody pays depends on x and, among women, not at all. tell: the share of rows in which x says so."""
+    rng = np.random.default_rng(seed)
+    x, sex = rng.normal(size=n), np.where(rng.random(n) < 0.3, "f", "m")
+    says = (rng.random(n) < tell) & (sex == "m")
+    return pd.DataFrame({"x": x, "sex": sex, "pays": np.where(says, x > 0, rng.random(n) < 0.5)})
+
+
+PAYS = Schema([Column("sex", sensitive=True), Column("pays", role="target")])
+
+
+def test_classifiers_tell_tables_apart_and_learn_from_one_for_the_other() -> None:
+    real, holdout = learnable(3000, 0), learnable(3000, 1)
+    good = evaluate(real, learnable(3000, 2), holdout, PAYS)
+    assert good.target == ("pays", "AUC")
+    for scores in (good.synthetic, good.ceiling):
+        assert scores.detector == pytest.approx(0.5, abs=0.06)
+        assert scores.utility is not None and scores.utility > 0.75
+    assert good.floor.utility == pytest.approx(0.5, abs=0.1) and (good.floor.detector or 0) > 0.6
+    poor = evaluate(real, learnable(3000, 3, tell=0.0).assign(x=lambda t: t["x"] + 2), holdout, PAYS)
+    assert (poor.synthetic.detector or 0) > 0.85 and (poor.synthetic.utility or 1) < 0.65
+    bare = evaluate(real, real, holdout, PAYS, learners=False)
+    assert bare.synthetic.detector is None and bare.synthetic.utility is None and bare.target is None
+
+
+def test_subgroups_stand_by_themselves() -> None:
+    synthetic = learnable(3000, 2)
+    synthetic = synthetic[(synthetic["sex"] == "m") | (np.arange(3000) % 2 == 0)]
+    report = evaluate(learnable(3000, 0), synthetic, learnable(3000, 1), PAYS)
+    groups = {g.name: g for g in report.groups}
+    assert set(groups) == {"m", "f"}
+    real, made = groups["f"].shares
+    assert real == pytest.approx(0.3, abs=0.03) and made == pytest.approx(0.15 / 0.85, abs=0.03)
+    men, women = groups["m"].utility, groups["f"].utility
+    assert men is not None and women is not None and min(men) > 0.9 and max(women) < 0.6
+    assert json.dumps(report.to_json())
+
+
+def test_deciles_and_triples_by_hand() -> None:
+    real = pd.DataFrame({"n": np.arange(1000.0), "a": ["x", "y"] * 500, "b": ["p", "p", "q", "q"] * 250})
+    report = evaluate(real, real.assign(n=real["n"] + 288.675), real)
+    assert report.synthetic.quantiles == pytest.approx(1.0, rel=1e-3)  # one standard deviation of 0..999
+    # b is a XOR c: pairs are independent of each other, the triple is not.
+    rng = np.random.default_rng(0)
+    a, c = rng.integers(0, 2, (2, 4000))
+    odd = pd.DataFrame({"a": a.astype(str), "b": (a ^ c).astype(str), "c": c.astype(str)})
+    floor = evaluate(odd, odd, odd).floor
+    assert floor.tv2 < 0.05 and floor.tv3 == pytest.approx(0.5, abs=0.05)
+
+
+def test_each_metric_says_its_direction_and_what_a_unit_could_move() -> None:
+    names = [m.name for m in all_metrics(("pays", "AUC"))]
+    assert names == [f.name for f in fields(Scores)]
+    assert {m.sensitivity for m in all_metrics(None)} == {"1/n", "internal only"}
+    detector = next(m for m in all_metrics(None) if m.name == "detector")
+    assert detector.badness(0.5) == 0 and detector.badness(0.9) == detector.badness(0.1)
 
 
 def test_missing_cells_dates_and_odd_columns_are_compared() -> None:
@@ -72,13 +134,28 @@ def test_the_internal_report_is_marked_and_escaped(tmp_path: Path, table: pd.Dat
 
 
 @pytest.mark.slow
-def test_fifty_thousand_rows_take_seconds() -> None:
-    import time
+def test_fifty_thousand_rows_take_seconds_and_less_than_a_gigabyte(tmp_path: Path) -> None:
+    """In a process of its own; with a target, sensitive columns and SDMetrics' report."""
+    script = """
+import resource, time
+import pandas as pd
+from dpsynth import Column, Schema, evaluate
+from tests.conftest import mixed_table
 
-    big = pd.concat([mixed_table(50_000), mixed_table(50_000, seed=3).iloc[:, :5].add_suffix("2")], axis=1)
-    start = time.process_time()
-    evaluate(big, big, big)
-    assert time.process_time() - start < 20
+def big(seed):
+    more = mixed_table(50_000, seed=seed + 3).iloc[:, :5].add_suffix("2")
+    return pd.concat([mixed_table(50_000, seed), more], axis=1)
+
+schema = Schema([Column("group", sensitive=True), Column("level", sensitive=True), Column("member", role="target")])
+tables = big(0), big(1), big(2)
+start = time.process_time()
+evaluate(*tables, schema, sdmetrics=True)
+print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    seconds, kilobytes = map(float, done.stdout.split())
+    assert seconds < 20 and kilobytes < 1e6
 
 
 def test_sdmetrics_quality_beside_ours(table: pd.DataFrame, synth: dpsynth.Synthesizer) -> None:

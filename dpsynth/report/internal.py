@@ -7,21 +7,17 @@ import numpy as np
 from dpsynth.fidelity import FidelityReport
 from dpsynth.privacy.source import FloatArray
 from dpsynth.report import page, plots
-from dpsynth.report.terminal import METRICS
+from dpsynth.report.terminal import summary
 
 
 def render(report: FidelityReport) -> str:
     """HTML of the internal report."""
     names = [c.name for c in report.columns]
-    summary = [
-        (label, getattr(report.synthetic, key), getattr(report.ceiling, key), getattr(report.floor, key))
-        for key, label in METRICS.items()
-    ]
     return page.render(
         "internal.html.j2",
         title="Fidelity, for the owner",
         report=report,
-        summary=summary,
+        summary=[(m.label, own, best, worst if m.of_dependence else None) for m, own, best, worst in summary(report)],
         real=plots.heat_map(names, _square(report, names, "real")),
         synthetic=plots.heat_map(names, _square(report, names, "synthetic")),
     )

@@ -10,24 +10,41 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dpsynth.fidelity import FidelityReport
+    from dpsynth.fidelity.metrics import Metric
     from dpsynth.gate import GateReport
     from dpsynth.privacy.statement import PrivacyStatement
-
-METRICS = {
-    "tv1": "columns: mean 1-way TVD",
-    "tv2": "pairs: mean 2-way TVD",
-    "mean": "means, in standard deviations",
-    "sd": "standard deviations, relative",
-    "missing": "missing shares",
-    "association": "correlations and associations",
-}
 
 
 def fidelity_tables(report: FidelityReport, pairs: int = 12) -> Group:
     """Summary between ceiling and floor, the strongest associations, the columns that are furthest off."""
     from rich.console import Group
 
-    return Group(_summary(report), _associations(report, pairs), _columns(report))
+    tables = [_summary(report), _associations(report, pairs), _columns(report)]
+    return Group(*tables, *([_groups(report)] if report.groups else []))
+
+
+def summary(report: FidelityReport) -> list[tuple[Metric, float, float, float]]:
+    """(metric, synthetic, ceiling, floor) of each metric that was computed."""
+    from dpsynth.fidelity.metrics import all_metrics
+
+    out = []
+    for metric in all_metrics(report.target):
+        own, best, worst = (getattr(s, metric.name) for s in (report.synthetic, report.ceiling, report.floor))
+        if None not in (own, best, worst):
+            out.append((metric, float(own), float(best), float(worst)))
+    return out
+
+
+def _groups(report: FidelityReport) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Subgroups of the sensitive columns (real → synthetic), the smallest first")
+    for name in ("group", "share", "TVD within (ceiling)", "learned for it from real → synthetic rows"):
+        table.add_column(name, justify="left" if name == "group" else "right", overflow="fold")
+    for g in sorted(report.groups, key=lambda g: g.shares[0])[:12]:
+        utility = "" if g.utility is None else _between(f"{v:.3f}" for v in g.utility)
+        table.add_row(g.name, _between(f"{v:.1%}" for v in g.shares), f"{g.tv1:.3f} ({g.ceiling:.3f})", utility)
+    return table
 
 
 def _summary(report: FidelityReport) -> Table:
@@ -40,13 +57,14 @@ def _summary(report: FidelityReport) -> Table:
     table.add_column("metric")
     for name in ("synthetic", "ceiling", "floor"):
         table.add_column(name, justify="right")
-    for key, label in METRICS.items():
-        own, best, worst = (getattr(s, key) for s in (report.synthetic, report.ceiling, report.floor))
+    for metric, own, best, worst in summary(report):
+        near = metric.badness(own) - metric.badness(best) < 0.02
+        between = metric.of_dependence and metric.badness(own) <= (metric.badness(best) + metric.badness(worst)) / 2
+        lost = metric.of_dependence and metric.badness(own) >= metric.badness(worst)
+        colour = "green" if near or between else "red" if lost else "yellow"
         # Shuffled columns are the real ones, so only dependence has a floor.
-        has_floor = key in ("tv2", "association")
-        near = own - best < 0.02 or (has_floor and own <= (best + worst) / 2)
-        colour = "green" if near else "red" if has_floor and own >= worst else "yellow"
-        table.add_row(label, f"[{colour}]{own:.3f}[/]", f"{best:.3f}", f"{worst:.3f}" if has_floor else "")
+        floor = f"{worst:.3f}" if metric.of_dependence else ""
+        table.add_row(metric.label, f"[{colour}]{own:.3f}[/]", f"{best:.3f}", floor)
     if report.quality is not None:
         table.add_row("SDMetrics quality (1 = equal)", f"{report.quality:.3f}", "", "")
     return table

@@ -1,0 +1,107 @@
+"""What an evaluation gives. PRIVATE: made from real rows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """One table against the real one. Distances: 0 is equal; means over columns, pairs or triples. See `metrics`.
+
+    tv1 / tv2 / tv3: total variation distance of one- / two- / three-column tables.  mean / sd / quantiles: difference of means, of
+    standard deviations, of deciles, in real standard deviations.  missing: difference of missing shares.  association:
+    difference of correlations (Pearson between numbers, Cramer's V otherwise).
+    detector: AUC of a classifier that tells the tables apart (0.5: it cannot).  utility: how well a classifier that learns the target
+    from the table does on real rows that nothing was learned from (AUC, accuracy or R2).  None: not asked for, or no target.
+    """
+
+    tv1: float
+    tv2: float
+    tv3: float
+    mean: float
+    sd: float
+    quantiles: float
+    missing: float
+    association: float
+    detector: float | None
+    utility: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnScore:
+    """One column: TVD, and for numbers the means and standard deviations (real, synthetic)."""
+
+    name: str
+    tv1: float
+    ceiling: float
+    means: tuple[float, float] | None
+    sds: tuple[float, float] | None
+    missing: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairScore:
+    """One pair of columns: TVD, and association in the real, synthetic and ceiling table."""
+
+    first: str
+    second: str
+    tv2: float
+    ceiling: float
+    real: float
+    synthetic: float
+    other: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupScore:
+    """One subgroup: its share (real, synthetic), mean 1-way TVD within it with its ceiling, and how well a classifier does on its
+    real rows, having learned from real and from synthetic rows; None without a target or with too few rows.
+    """
+
+    columns: tuple[str, ...]
+    name: str
+    shares: tuple[float, float]
+    tv1: float
+    ceiling: float
+    utility: tuple[float, float] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FidelityReport:
+    """Fidelity of a synthetic table, each figure with its ceiling and floor. PRIVATE: made from real rows.
+
+    ceiling_of: what the ceiling is ("holdout" or "two halves of the real table").  skipped: columns that were not compared.
+    groups: subgroups of the sensitive columns and of each two.  target: column that `utility` is about, and its measure.
+    quality: SDMetrics' quality score, if it was asked for.
+    """
+
+    synthetic: Scores
+    ceiling: Scores
+    floor: Scores
+    columns: tuple[ColumnScore, ...]
+    pairs: tuple[PairScore, ...]
+    ceiling_of: str
+    skipped: tuple[str, ...]
+    groups: tuple[GroupScore, ...] = ()
+    target: tuple[str, str] | None = None
+    quality: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"private": "made from real rows; keep inside"} | asdict(self)
+
+    def to_html(self, path: str | Path) -> None:
+        """Write the internal report, marked as private."""
+        from dpsynth.report.internal import render
+
+        Path(path).write_text(render(self), encoding="utf-8")
+
+    def __rich__(self) -> Group:
+        from dpsynth.report.terminal import fidelity_tables
+
+        return fidelity_tables(self)
