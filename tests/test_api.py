@@ -24,7 +24,7 @@ SIGNATURES = {
     "plan": "schema *epsilon *delta *n_rows *split",
     "scan": "data schema *patterns_only",
     "scrub": "texts",
-    "evaluate": "real synthetic holdout schema *sdmetrics",
+    "evaluate": "real synthetic holdout schema *sdmetrics *learners",
     "release": "synth out n *recipient *purpose *expires *sign_with *accept_inconclusive *ledger",
     "verify": "out *public_key",
     "Schema": "columns constraints",
