@@ -23,15 +23,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dpsynth.encode.codec import Codec
+from dpsynth.models.marginals import measuring
 from dpsynth.models.marginals.field import MarkovField
 from dpsynth.models.marginals.fitting import SEED, Fitted, Fitting
 from dpsynth.models.marginals.inference import Table
-from dpsynth.models.marginals.measuring import measure
 from dpsynth.models.marginals.select import (
     NOISE_LEFT,
     Choice,
     Pair,
     Selection,
+    best_of_pairs,
     distances,
     gains,
     held_by_tree,
@@ -91,8 +92,8 @@ def fit_in_rounds(
     bought = _Bought(list(one_ways))
     fitted: Fitted | None = None
     saved = 0.0
-    for number, (looking, measuring) in enumerate(plan.shares(), 1):
-        last, measuring = number == plan.rounds, measuring + saved
+    for number, (looking, share) in enumerate(plan.shares(), 1):
+        last, for_tables = number == plan.rounds, share + saved
         fitting.progress.stage(f"choosing pairs, round {number} of {plan.rounds}")
         with fitting.clock:
             expected = _expected(levels, fitting, fitted)
@@ -100,13 +101,13 @@ def fit_in_rounds(
             table, levels, expected, mu_squared=looking, label=f"distance of each pair from the model, round {number}"
         )
         with fitting.clock:
-            batch = _batch(found, levels, measuring, bought.pairs, fitting, plan, last=last)
+            batch = _batch(found, levels, for_tables, bought.pairs, fitting, plan, last=last)
         if not batch.tree and not batch.further:
-            saved = measuring
+            saved = for_tables
             continue
         saved = 0.0
         fitting.progress.stage(f"measuring pairs, round {number} of {plan.rounds}")
-        _buy(table, levels, batch, measuring, plan.further_weight, fitting, bought)
+        _buy(table, levels, batch, for_tables, plan.further_weight, fitting, bought)
         start = fitted.thetas if fitted is not None else ()
         fitted = fitting.fit(bought.tree, bought.further, start=start, share=1 / (plan.rounds - number + 1))
     assert fitted is not None  # the last round buys at least one table
@@ -169,10 +170,7 @@ def _forest(
     d, best = len(sizes), (0.0, Selection(tree=()))
     for at_most in sorted({math.ceil((d - 1) * share) for share in (0.25, 0.5, 1)}):
         gain = gains(found, sizes, math.sqrt(at_most / mu_squared), noise_left=NOISE_LEFT, weights=weights)
-        finest: dict[Pair, Choice] = {}
-        for choice in sorted(gain, key=lambda c: (gain[c], c)):
-            finest[choice[0]] = choice
-        edges = spanning_tree({choice: gain[choice] for choice in finest.values()}, d)
+        edges = spanning_tree({choice: gain[choice] for choice in best_of_pairs(gain)}, d)
         ranked = sorted(edges, key=lambda c: (-gain[c], c))
         chosen = held_by_tree(ranked, [of[0] for of in sizes], at_most, max_cells, held)
         total = math.fsum(gain[c] for c in chosen)
@@ -191,12 +189,8 @@ def _buy(
     bought: _Bought,
 ) -> None:
     """Measure a batch. A further table of a pair that the tree holds is the tree's."""
-    shares = len(batch.tree) + further_weight * len(batch.further)
-    of_tree = mu_squared * len(batch.tree) / shares
-    if batch.tree:
-        bought.tree += measure(table, levels, batch.tree, of_tree, fitting.device)
-    if not batch.further:
-        return
+    tree, beside = measuring.bought(table, levels, batch, mu_squared, further_weight, fitting.device)
+    bought.tree += tree
     held = set(bought.pairs)
-    for one in measure(table, levels, batch.further, mu_squared - of_tree, fitting.device):
+    for one in beside:
         (bought.tree if one.attributes in held else bought.further).append(one)

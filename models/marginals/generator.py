@@ -18,7 +18,7 @@ from dpsynth.models.marginals.field import MarkovField
 from dpsynth.models.marginals.fitting import Fitting
 from dpsynth.models.marginals.inference import Table
 from dpsynth.models.marginals.limits import Clock, Limits
-from dpsynth.models.marginals.measuring import measure, one_ways
+from dpsynth.models.marginals.measuring import bought, one_ways
 from dpsynth.models.marginals.select import (
     Choice,
     Selection,
@@ -141,13 +141,8 @@ class Marginals:
         with fitting.clock:
             chosen = self._select(found, [[c.size for c in of] for of in levels], plan, fitting)
         fitting.progress.stage("measuring pairs")
-        all_shares = len(chosen.tree) + self.further_weight * len(chosen.further)
-        of_tree = plan.measuring * len(chosen.tree) / all_shares
-        tables = [*columns, *measure(table, levels, chosen.tree, of_tree, fitting.device)]
-        further: list[Table] = []
-        if chosen.further:
-            further = measure(table, levels, chosen.further, plan.measuring - of_tree, fitting.device)
-        return fitting.fit(tables, further).model
+        tree, further = bought(table, levels, chosen, plan.measuring, self.further_weight, fitting.device)
+        return fitting.fit([*columns, *tree], further).model
 
     def _select(
         self,

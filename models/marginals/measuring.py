@@ -9,7 +9,7 @@ import torch
 
 from dpsynth.encode.codec import Codec
 from dpsynth.models.marginals.inference import Table
-from dpsynth.models.marginals.select import Choice, steps_between
+from dpsynth.models.marginals.select import Choice, Selection, steps_between
 from dpsynth.privacy.source import FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable
 
@@ -25,7 +25,22 @@ def one_ways(codecs: Sequence[Codec], histograms: Mapping[str, Measurement], dev
     ]
 
 
-def measure(
+def bought(
+    table: PrivateTable,
+    levels: Sequence[Sequence[Codec]],
+    chosen: Selection,
+    mu_squared: float,
+    further_weight: float,
+    device: str,
+) -> tuple[list[Table], list[Table]]:
+    """(tables of the tree's pairs, further tables); a further one gets `further_weight` of the mu^2 of one of the tree."""
+    of_tree = mu_squared * len(chosen.tree) / (len(chosen.tree) + further_weight * len(chosen.further))
+    tree = _measured(table, levels, chosen.tree, of_tree, device) if chosen.tree else []
+    further = _measured(table, levels, chosen.further, mu_squared - of_tree, device) if chosen.further else []
+    return tree, further
+
+
+def _measured(
     table: PrivateTable,
     levels: Sequence[Sequence[Codec]],
     choices: Sequence[Choice],

@@ -140,6 +140,14 @@ def gains(
     }
 
 
+def best_of_pairs(gain: Mapping[Choice, float]) -> Iterable[Choice]:
+    """Each pair once, at the resolution of its largest gain."""
+    best: dict[Pair, Choice] = {}
+    for choice in sorted(gain, key=lambda c: (gain[c], c)):
+        best[choice[0]] = choice
+    return best.values()
+
+
 def spanning_tree(gain: Mapping[Choice, float], d: int) -> list[Choice]:
     """The maximum spanning tree (Kruskal), as in MST (McKenna et al. 2021), but without edges that would add only noise."""
     part = list(range(d))
@@ -187,10 +195,7 @@ def select(
     for _ in range(5):  # the number of tables sets the noise, which sets the number of tables
         sigma = math.sqrt((len(tree) / further_weight + max(len(further), 1)) / mu_squared)
         gain = gains(rest, sizes, sigma, noise_left=NOISE_LEFT_FURTHER, weights=weights)
-        best: dict[Pair, Choice] = {}
-        for choice in sorted(gain, key=lambda c: (gain[c], c)):
-            best[choice[0]] = choice
-        worth = sorted((c for c in best.values() if gain[c] > 0), key=lambda c: (-gain[c], c))
+        worth = sorted((c for c in best_of_pairs(gain) if gain[c] > 0), key=lambda c: (-gain[c], c))
         further = worth[: min(MAX_FURTHER, room)]
     sigma = math.sqrt((len(tree) + further_weight * len(further)) / mu_squared)
     coarse = list(_blurred(tree, distances, sizes, sigma, n_units))[: room - len(further)]

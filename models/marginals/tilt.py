@@ -32,6 +32,8 @@ ITERATIONS = 25
 SWEEPS = ITERATIONS * len(STEPS)
 # Rows of a Gibbs sweep that are handled at once.
 _CHUNK = 20_000
+# Conditions that weigh no code more than so many times another are met by weighing rows of the whole model.
+MILD = 20.0
 
 
 def rows_within_reach(tables: int, wanted: int, places: int = WORK) -> int:
@@ -108,6 +110,20 @@ def resample(rows: IntArray, logs: FloatArray, n: int, rng: np.random.Generator)
     return drawn
 
 
+def is_mild(evidence: Mapping[str, FloatArray]) -> bool:
+    """Whether conditions (weight of each code, by column) can be met by weighing rows that were drawn without them."""
+    return all(weight.min() * MILD > weight.max() for weight in evidence.values())
+
+
+def conditioned(
+    logs: FloatArray, rows: IntArray, columns: Sequence[str], evidence: Mapping[str, FloatArray]
+) -> FloatArray:
+    """Log weights of rows under conditions, too."""
+    for name, weight in evidence.items():
+        logs = logs + np.log(weight)[rows[:, columns.index(name)]]
+    return logs
+
+
 class Conditionals:
     """The distribution of each column given the others, under factors of one and two columns."""
 
@@ -169,12 +185,18 @@ class Dual:
         return cls(tuple(tables), tuple(sizes), n_units, regularisation, theta)
 
     @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """The pairs of attributes that have a table, sorted."""
+        return sorted({(t.attributes[0], t.attributes[1]) for t in self.tables if len(t.attributes) == 2})
+
+    @property
     def factors(self) -> list[Factor]:
-        parts = zip(self.tables, self._spans, strict=True)
+        parts = zip(self.tables, self.spans, strict=True)
         return [factor_of(t, self.theta[i:j].reshape(t.values.shape), self.sizes) for t, (i, j) in parts]
 
     @property
-    def _spans(self) -> list[tuple[int, int]]:
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each table's cells begin and end in theta."""
         ends = np.cumsum([t.values.numel() for t in self.tables]).tolist()
         return list(zip([0, *ends[:-1]], ends, strict=True))
 
@@ -194,7 +216,7 @@ class Dual:
         other.  until, advance: see `inference.minimise`.
         """
         cells = [torch.from_numpy(f.cells(rows)) for f in self.factors]
-        spans = list(zip(cells, self._spans, strict=True))
+        spans = list(zip(cells, self.spans, strict=True))
         n, before = self.n_units, self.theta
         measured = torch.cat([t.values.cpu().double().reshape(-1) for t in self.tables])
         sigma = torch.cat([t.sigma.cpu().double().expand(t.values.shape).reshape(-1) for t in self.tables])

@@ -20,7 +20,9 @@ from dpsynth.models.marginals.tilt import (
     Conditionals,
     Dual,
     Factor,
+    conditioned,
     effective_size,
+    is_mild,
     log_weights,
     resample,
     rows_within_reach,
@@ -35,8 +37,6 @@ PROPOSED, AT_ONCE, LEAST = 3, 60_000, 20_000
 EVEN, MOST_STAGES = 0.5, 12
 # Sweeps of the dual that fit drawn rows to the tables once more.
 TOUCHES = 30
-# Conditions that weigh no code more than so many times another are met by weighing rows of the whole model.
-MILD = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,7 @@ class TiltedField:
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        found = dict.fromkeys(t.attributes for t in self.dual.tables if len(t.attributes) == 2)
-        return tuple((self.columns[a], self.columns[b]) for a, b in sorted(found))
+        return tuple((self.columns[a], self.columns[b]) for a, b in self.dual.pairs)
 
     def sample(self, n: int, *, rng: np.random.Generator, evidence: Mapping[str, FloatArray]) -> IntArray:
         """n coded rows, shape (n, columns).
@@ -98,13 +97,12 @@ class TiltedField:
         return np.concatenate(parts) if parts else np.zeros((0, len(self.columns)), np.int64)
 
     def _part(self, n: int, rng: np.random.Generator, evidence: Mapping[str, FloatArray]) -> IntArray:
-        mild = all(weight.min() * MILD > weight.max() for weight in evidence.values())
+        mild = is_mild(evidence)
         proposed = max(n, rows_within_reach(len(self.dual.tables), max(PROPOSED * n, LEAST), self.draws.places))
         rows, logs = self._drawn(proposed, rng, {} if mild else evidence)
         if mild:
             _, logs = self.dual.solved(rows, logs, step=0.0, iterations=self.draws.touches)
-            for name, weight in evidence.items():
-                logs = logs + np.log(weight)[rows[:, self.columns.index(name)]]
+            logs = conditioned(logs, rows, self.columns, evidence)
         weights = np.exp(logs - logs.max(initial=-np.inf))
         passes = PASSES * self.draws.touches // TOUCHES
         chosen = swapped(systematic(rows, logs, n, rng), self._cells(rows), weights, rng, passes=passes)
@@ -116,11 +114,8 @@ class TiltedField:
         watched = min(WATCHED, WATCHED * self.draws.places // WORK)
         if len(rows) * len(sizes) * (len(sizes) - 1) // 2 <= watched:
             return pair_cells(rows, sizes)
-        factors = self.dual.factors
-        first = np.cumsum([0, *(f.theta.size for f in factors)])
-        return np.stack(
-            [f.cells(rows) + start for f, start in zip(factors, first, strict=False)], axis=1, dtype=np.int32
-        )
+        parts = zip(self.dual.factors, self.dual.spans, strict=True)
+        return np.stack([f.cells(rows) + start for f, (start, _) in parts], axis=1, dtype=np.int32)
 
     def _drawn(
         self, n: int, rng: np.random.Generator, evidence: Mapping[str, FloatArray]
