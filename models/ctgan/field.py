@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from dpsynth.models.ctgan.networks import ConditionalGenerator, Critic, log_ratio
 from dpsynth.models.marginals.inference import Table
-from dpsynth.models.marginals.tilt import Dual, effective_size, log_weights, resample
+from dpsynth.models.marginals.tilt import Dual, conditioned, is_mild, log_weights, resample
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray, IntArray
 
@@ -19,23 +20,6 @@ PROPOSED, AT_ONCE, LEAST = 2, 60_000, 20_000
 _CHUNK = 20_000
 # Sweeps of the dual that fit the weights to the tables.
 TOUCHES = 30
-# Ridges on their step that are tried in turn, until rows worth this share of all are left.
-RIDGES, EVEN = (0.0, 1.0, 3.0, 9.0, 27.0), 0.1
-# Conditions that weigh no code more than so many times another are met by weighing rows of the whole model.
-MILD = 20.0
-
-
-def evenly_solved(dual: Dual, rows: IntArray, logs: FloatArray) -> tuple[Dual, FloatArray]:
-    """`Dual.solved` with as little of the ridge on its step as leaves the weights even enough.
-
-    Where the generator has learned little, tables can be met only by giving all weight to a few of its rows.
-    """
-    solved, found = dual, logs
-    for step in RIDGES:
-        solved, found = dual.solved(rows, logs, step=step, iterations=TOUCHES)
-        if effective_size(found) >= EVEN * len(rows):
-            break
-    return solved, found
 
 
 class ConditionalField:
@@ -67,8 +51,7 @@ class ConditionalField:
 
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
-        found = dict.fromkeys(t.attributes for t in self.dual.tables if len(t.attributes) == 2)
-        return tuple((self.columns[a], self.columns[b]) for a, b in sorted(found))
+        return tuple((self.columns[a], self.columns[b]) for a, b in self.dual.pairs)
 
     def sample(self, n: int, *, rng: np.random.Generator, evidence: Mapping[str, FloatArray]) -> IntArray:
         """n coded rows, shape (n, columns)."""
@@ -76,14 +59,13 @@ class ConditionalField:
         return np.concatenate(parts) if parts else np.zeros((0, len(self.columns)), np.int64)
 
     def _part(self, n: int, rng: np.random.Generator, evidence: Mapping[str, FloatArray]) -> IntArray:
-        mild = all(weight.min() * MILD > weight.max() for weight in evidence.values())
+        mild = is_mild(evidence)
         asked = {} if mild else {self.columns.index(name): weight for name, weight in evidence.items()}
         rows, logs = propose(self.generator, self.shares, max(PROPOSED * n, LEAST), rng, asked)
         logs = logs + critic_logs(self.critic, rows, self.loss, self.limit) + log_weights(self.dual.factors, rows)
         if mild:
-            _, logs = evenly_solved(self.dual, rows, logs)
-            for name, weight in evidence.items():
-                logs = logs + np.log(weight)[rows[:, self.columns.index(name)]]
+            _, logs = self.dual.solved(rows, logs, step=0.0, iterations=TOUCHES)
+            logs = conditioned(logs, rows, self.columns, evidence)
         return rng.permutation(resample(rows, logs, n, rng))
 
     def state(self) -> tuple[dict[str, FloatArray], dict[str, Any]]:
@@ -133,11 +115,7 @@ class ConditionalField:
         if dual.theta.shape != theta.shape or any(s.shape != (k,) for s, k in zip(shares, sizes, strict=True)):
             raise ModelError("the saved model's arrays do not fit its structure; it was altered")
         columns, loss, limit = list(body["columns"]), str(body["loss"]), float(body["limit"])
-        return cls(columns, generator, critic, shares, with_theta(dual, theta), loss=loss, limit=limit)
-
-
-def with_theta(dual: Dual, theta: torch.Tensor) -> Dual:
-    return Dual(dual.tables, dual.sizes, dual.n_units, dual.regularisation, theta.double())
+        return cls(columns, generator, critic, shares, replace(dual, theta=theta.double()), loss=loss, limit=limit)
 
 
 def propose(

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from dpsynth.encode.codec import Codec
-from dpsynth.models.ctgan.field import ConditionalField, critic_logs, evenly_solved, propose
+from dpsynth.models.ctgan.field import TOUCHES, ConditionalField, critic_logs, propose
 from dpsynth.models.ctgan.networks import ConditionalGenerator, Critic
 from dpsynth.models.ctgan.training import CriticTraining, weights_of, with_units
 from dpsynth.models.ctgan.warm_up import warm_up_critic, warm_up_generator
 from dpsynth.models.marginals.generator import Marginals
-from dpsynth.models.marginals.inference import Table
-from dpsynth.models.marginals.tilt import Dual
+from dpsynth.models.marginals.inference import Table, default_regularisation
+from dpsynth.models.marginals.tilt import RIDGE, Dual
 from dpsynth.models.marginals.tilted import TiltedField
 from dpsynth.models.protocol import Steps, TableModel, Zeros
 from dpsynth.privacy.accounting import Cost
@@ -39,8 +39,6 @@ STAGE, LABEL = "critic", "DP-SGD"
 _SEED = 0
 # How often on its way the critic is looked at, and rows by which it is judged.
 _LOOKS, _JUDGED_BY = 4, 60_000
-# The ridge of the dual where it fits tables of the marginals model itself.
-_RIDGE = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +149,7 @@ class CTGAN:
                 self._train(training, critic, table, codecs, dual, drawn, progress)
             progress.stage("fitting rows to tables")
             logs = critic_logs(critic, drawn, self.loss, self.ratio_limit)
-            dual, _ = evenly_solved(dual, drawn, logs)
+            dual, _ = dual.solved(drawn, logs, step=0.0, iterations=TOUCHES)
         names = [c.column for c in codecs]
         return ConditionalField(names, generator, critic, shares, dual, loss=self.loss, limit=self.ratio_limit)
 
@@ -267,7 +265,9 @@ def own_tables(rows: IntArray, sizes: Sequence[int], pairs: Sequence[tuple[int, 
         counts = np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape) * (n_units / len(rows))
         sigma = np.full(1, np.sqrt(max(n_units, 1.0) / counts.size))
         tables.append(Table(attributes, torch.from_numpy(counts), torch.from_numpy(sigma)))
-    return Dual.start(tables, sizes, n_units, _RIDGE / n_units)
+    # As much of a ridge as noisy tables get. Cells that hold counts but none of the rows that the dual is solved on would otherwise get
+    # a theta beyond measure, and all weight would go to the next row that falls there.
+    return Dual.start(tables, sizes, n_units, RIDGE * default_regularisation(tables))
 
 
 def misfit(dual: Dual, rows: IntArray, logs: FloatArray) -> float:
