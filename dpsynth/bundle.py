@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ import pandas as pd
 from dpsynth.adapters import croissant
 from dpsynth.artefacts import require_clean
 from dpsynth.gate import GateReport, judge
+from dpsynth.privacy.durable import to_disk
 from dpsynth.privacy.errors import GateFailed, SchemaError
 from dpsynth.privacy.keys import public_half, sign
 from dpsynth.report.card import data_card, terms
@@ -162,12 +162,12 @@ def _write_manifest(
     if sign_with is not None:
         (folder / SIGNATURE).write_bytes(sign(text.encode(), sign_with))
     for path in folder.iterdir():
-        _to_disk(path)
+        to_disk(path)
     unfinished = folder / f"{MANIFEST}.unfinished"
     unfinished.write_text(text, encoding="utf-8")
-    _to_disk(unfinished)
+    to_disk(unfinished)
     unfinished.rename(folder / MANIFEST)
-    _to_disk(folder)
+    to_disk(folder)
 
 
 def manifest_text(body: dict[str, Any]) -> str:
@@ -175,14 +175,6 @@ def manifest_text(body: dict[str, Any]) -> str:
     body = {key: value for key, value in body.items() if key != "self"}
     own = hashlib.sha256(json.dumps(body, indent=1).encode()).hexdigest()
     return json.dumps(body | {"self": own}, indent=1) + "\n"
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_json(path: Path, body: Any) -> None:

@@ -13,11 +13,11 @@ import pandas as pd
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.encode.grid import SIGNIFICANT
-from dpsynth.encode.parse import MAX_DECIMALS, TIME_STEPS, Scale
+from dpsynth.encode.parse import MAX_DECIMALS, TIME_STEPS, Scale, numbers
 from dpsynth.encode.questions import FormOf
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.privacy.pii import find_leaks
-from dpsynth.privacy.source import FloatArray
+from dpsynth.privacy.source import FloatArray, Strings
 from dpsynth.privacy.table import Measurement, Vocabulary
 from dpsynth.schema import Column, Kind
 
@@ -26,6 +26,11 @@ def without_identifiers(found: Vocabulary) -> Vocabulary:
     """What was bought, less values that hold a valid identifier, however many units hold them. Post-processing."""
     kept = [i for i, value in enumerate(found.values) if not isinstance(value, str) or not find_leaks([value])]
     return replace(found, values=tuple(found.values[i] for i in kept), counts=found.counts[kept])
+
+
+def total_of(counted: Measurement) -> tuple[float, float]:
+    """(all that was counted, its variance)."""
+    return float(counted.values.sum()), counted.sigma**2 * len(counted.values)
 
 
 def precise_mean(noisy: Sequence[tuple[float, float]]) -> float:
@@ -96,18 +101,11 @@ def declared_range(column: Column, step: float | None) -> tuple[FloatArray, Floa
 
 def as_numbers(values: Sequence[object], scale: Scale) -> list[float]:
     """Frequent values on the number line; those of a CSV file are still strings."""
-    from dpsynth.encode.parse import numbers
-    from dpsynth.privacy.source import Strings
-
     if not values or not isinstance(values[0], str):
         return [float(v) for v in values]  # type: ignore[arg-type]  # values of a numeric column
     texts = np.array(values, dtype=object)
     read = numbers(Strings(np.arange(len(texts), dtype=np.int32), texts), scale)
     return [float(v) for v in read if not math.isnan(v)]
-
-
-def label_of(value: object) -> str:
-    return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
 
 
 def filled_in(column: Column, codec: Codec, step: float | None) -> Column:

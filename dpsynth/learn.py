@@ -23,10 +23,10 @@ from dpsynth.conclusions import (
     declared_range,
     filled_in,
     kind_of,
-    label_of,
     precise_mean,
     step_of,
     together,
+    total_of,
     without_identifiers,
 )
 from dpsynth.constraints import Constraint, Determines, in_order
@@ -53,6 +53,7 @@ from dpsynth.privacy.table import Measurement, PrivateTable, Vocabulary
 from dpsynth.schema import Column, Kind, Schema
 from dpsynth.sources import SourceColumn
 from dpsynth.split import Split
+from dpsynth.values import as_label
 
 Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id", "determined"]
 
@@ -314,7 +315,7 @@ class _Learner:
             return []
         labels = [f"{what} of {c.column}" for c in codings]
         found = self.table.counts([[c] for c in codings], mu_squared=each * len(codings), stage="schema", labels=labels)
-        self.totals += [(float(m.values.sum()), m.sigma**2 * len(m.values)) for m in found if len(m.values) < 16]
+        self.totals += [total_of(m) for m in found if len(m.values) < 16]
         return found
 
     def _step_of(self, column: Column) -> float | None:
@@ -400,7 +401,7 @@ class _Learner:
         # Columns of labels first: their totals say how many intervals a number line is worth.
         lines = [c for c in modelled if c.kind in SCALES]
         fine = self._count([self._cells(c, 0) for c in modelled if c not in lines], budget / max(d, 1))
-        self.totals += [(float(m.values.sum()), m.sigma**2 * len(m.values)) for _, m in fine]
+        self.totals += [total_of(m) for _, m in fine]
         pieces = intervals_worth(precise_mean(self.totals), sigma) if self.totals else MAX_INTERVALS
         cells = [self._cells(c, pieces) for c in lines]
         if self.table.unit is not None:
@@ -412,9 +413,7 @@ class _Learner:
         order = {c.name: i for i, c in enumerate(modelled)}
         fine.sort(key=lambda pair: order.get(pair[0].column, len(order)))
         fine = [(c, self._combine(c, m)) for c, m in fine]
-        self.totals += [
-            (float(m.values.sum()), m.sigma**2 * len(m.values)) for c, m in fine if isinstance(c, LineCells)
-        ]
+        self.totals += [total_of(m) for c, m in fine if isinstance(c, LineCells)]
         n_units = precise_mean(self.totals)
         # The noise that one table of a pair will carry, to choose how many groups a column is worth.
         pairs = min(4 * len(fine), len(fine) * (len(fine) - 1) // 2)
@@ -459,7 +458,7 @@ class _Learner:
         if column.kind in ("categorical", "text"):
             found = self.vocabularies.get(column.name)
             labels = column.categories if column.categories is not None else found.values if found else ()
-            return LabelCells(column.name, tuple(label_of(v) for v in labels))
+            return LabelCells(column.name, tuple(map(as_label, labels)))
         scale = SCALES[column.kind]
         edges, counts = self.ranges[column.name]
         step = self._step_of(column)

@@ -54,10 +54,7 @@ def write(tables: Iterable[pd.DataFrame], facts: Iterable[ColumnFacts], to: Any,
     """
     schema = _schema(facts, marks)
     if isinstance(to, str) and "://" in to:
-        url, mark, table = to.rpartition("#")
-        if not mark:
-            raise SchemaError("a database needs the name of a table: 'URL#table', or dpsynth.SQL(url, table=...)")
-        to = SQL(url, table=table)
+        to = SQL.named(to)
     if isinstance(to, SQL):
         _write_sql(tables, to)
         return

@@ -48,10 +48,11 @@ def span(item: Item, kind: Kind | None) -> tuple[float, float]:
     return -math.inf if low is None else place(low, kind), math.inf if high is None else place(high, kind)
 
 
-def as_label(value: Value) -> str:
+def as_label(value: object) -> str:
     """How a value reads as a label: whole numbers without a point."""
-    whole = isinstance(value, float) and math.isfinite(value) and value == int(value)
-    return str(int(value)) if whole else str(value)  # type: ignore[arg-type]  # a float where it is whole
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return str(int(value))
+    return str(value)
 
 
 def matching(cells: Own, items: Iterable[Item], kind: Kind | None) -> BoolArray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,24 @@ def mixed_table(n: int = 4000, seed: int = 0) -> pd.DataFrame:
             "city": pd.Series(rng.choice(["Lima", "Oslo", None], n, p=[0.5, 0.4, 0.1]), dtype=object),
         }
     )
+
+
+# Not ru_maxrss: that begins at the peak of the process which started this one.
+OWN_COST = """
+import re as _re, time as _time
+_peak = _re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read()).group(1)
+print(_time.process_time(), int(_peak) / 1024)
+"""
+
+
+def run_alone(script: str) -> tuple[str, float, float]:
+    """(what a script prints, its CPU seconds, the MB it held at most), in a process of its own; imports are in both."""
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", script + OWN_COST], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    *printed, cost = done.stdout.splitlines()
+    seconds, megabytes = map(float, cost.split())
+    return "\n".join(printed), seconds, megabytes
 
 
 def replay_settings(seed: int) -> Settings:

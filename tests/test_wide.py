@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +14,7 @@ import pytest
 import dpsynth
 from dpsynth import split
 from dpsynth.split import pairs_looked_at
-from tests.conftest import mixed_table
+from tests.conftest import mixed_table, run_alone
 
 # What a fit may take, imports and making the table included; a machine that is busy with other things counts up to twice the
 # CPU seconds.
@@ -76,16 +72,12 @@ print(json.dumps({"columns": list(out), "rows": len(out), "gap": float(np.mean(g
 """
 
 
-def fit_alone(script: str, tmp_path: Path) -> dict[str, Any]:
+def fit_alone(script: str) -> dict[str, Any]:
     """What a script prints, run in a process of its own that must stay within the limits."""
-    with (tmp_path / "out").open("w") as out, (tmp_path / "err").open("w") as err:
-        process = subprocess.Popen([sys.executable, "-c", MAKE + script + FIT], stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = status
-    assert status == 0, (tmp_path / "err").read_text()[-2000:]
-    assert usage.ru_utime + usage.ru_stime < CPU_SECONDS
-    assert usage.ru_maxrss / 1024 < PEAK_MB
-    found: dict[str, Any] = json.loads((tmp_path / "out").read_text())
+    printed, seconds, megabytes = run_alone(MAKE + script + FIT)
+    assert seconds < CPU_SECONDS
+    assert megabytes < PEAK_MB
+    found: dict[str, Any] = json.loads(printed)
     return found
 
 
@@ -95,8 +87,8 @@ def fit_alone(script: str, tmp_path: Path) -> dict[str, Any]:
     [THOUSAND_COLUMNS, HUNDRED_CATEGORIES, FIFTY_THOUSAND_VALUES + DECLARED, FIFTY_THOUSAND_VALUES + UNDECLARED],
     ids=["1,000 columns", "60 columns of 100 categories", "50,000 declared values", "50,000 values"],
 )
-def test_a_wide_table_fits_within_limits(script: str, tmp_path: Path) -> None:
-    got = fit_alone(script, tmp_path)
+def test_a_wide_table_fits_within_limits(script: str) -> None:
+    got = fit_alone(script)
     assert got["rows"] == 2000
     assert got["gap"] < 0.05  # of the most frequent values' shares, on average; noise alone makes .03 at 1,000 columns
 

@@ -6,12 +6,11 @@ that is not required may be missing.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from dpsynth.adapters.document import as_dict
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.schema import Column, Schema
 
@@ -25,27 +24,17 @@ def read(model: Any) -> Schema:
 
     Raises SchemaError for what is none, and for nested properties.
     """
-    body = _as_dict(model)
+    body = as_dict(
+        model,
+        "model_json_schema",
+        wanted="pass a pydantic model, a JSON Schema as a dict, or the path of its JSON file",
+        not_object="the JSON Schema is not an object",
+    )
     properties = body.get("properties")
     if not isinstance(properties, dict) or not properties:
         raise SchemaError("the JSON Schema describes no object with properties, the columns")
     required = set(body.get("required", ()))
     return Schema(_column(name, spec, body, name in required) for name, spec in properties.items())
-
-
-def _as_dict(model: Any) -> Mapping[str, Any]:
-    if isinstance(model, dict):
-        return model
-    if hasattr(model, "model_json_schema"):
-        body: dict[str, Any] = model.model_json_schema()
-        return body
-    try:
-        loaded = json.loads(Path(model).read_text(encoding="utf-8"))
-    except (OSError, TypeError, ValueError):
-        raise SchemaError("pass a pydantic model, a JSON Schema as a dict, or the path of its JSON file") from None
-    if not isinstance(loaded, dict):
-        raise SchemaError("the JSON Schema is not an object")
-    return loaded
 
 
 def _column(name: str, spec: Any, body: Mapping[str, Any], required: bool) -> Column:

@@ -6,10 +6,9 @@ a detected range is as private as the row that made it.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, Literal
 
+from dpsynth.adapters.document import as_dict
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.schema import Column, Kind, Schema
 
@@ -49,7 +48,12 @@ def read(metadata: Any, *, ranges: Literal["declared", "ignore"]) -> Schema:
         raise SchemaError(
             "ranges must be 'declared' (they are public knowledge) or 'ignore' (they were detected in rows)"
         )
-    body = _as_dict(metadata)
+    body = as_dict(
+        metadata,
+        "to_dict",
+        wanted="the metadata must be an SDV Metadata object, its dict, or the path of its JSON",
+        not_object="the metadata's JSON is not an object",
+    )
     tables = body.get("tables", {"table": body})
     if len(tables) != 1:
         raise SchemaError("the metadata describes several tables; pass that of one")
@@ -57,21 +61,6 @@ def read(metadata: Any, *, ranges: Literal["declared", "ignore"]) -> Schema:
     if not isinstance(table.get("columns"), dict):
         raise SchemaError("the metadata has no columns")
     return Schema(_column(name, spec, ranges == "declared") for name, spec in table["columns"].items())
-
-
-def _as_dict(metadata: Any) -> dict[str, Any]:
-    if isinstance(metadata, dict):
-        return metadata
-    if hasattr(metadata, "to_dict"):
-        as_dict: dict[str, Any] = metadata.to_dict()
-        return as_dict
-    try:
-        loaded = json.loads(Path(metadata).read_text(encoding="utf-8"))
-    except (OSError, TypeError, json.JSONDecodeError):
-        raise SchemaError("the metadata must be an SDV Metadata object, its dict, or the path of its JSON") from None
-    if not isinstance(loaded, dict):
-        raise SchemaError("the metadata's JSON is not an object")
-    return loaded
 
 
 def _column(name: str, spec: dict[str, Any], declared: bool) -> Column:

@@ -15,6 +15,7 @@ import numpy as np
 
 from dpsynth.encode.parse import Scale, numbers
 from dpsynth.privacy.source import Cells, FloatArray, IntArray, Numbers
+from dpsynth.values import as_label
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LabelCells:
     def encode(self, cells: Cells) -> IntArray:
         index = {label: i for i, label in enumerate(self.labels)}
         if isinstance(cells, Numbers):  # categories declared for a numeric column
-            texts = [_as_label(v) for v in cells.data]
+            texts = [None if v != v else as_label(v) for v in cells.data.tolist()]
             return np.array([self.missing if t is None else index.get(t, self.other) for t in texts], np.int64)
         per_unique = np.array([index.get(t, self.other) for t in cells.uniques], np.int64)
         return np.append(per_unique, self.missing)[cells.codes]
@@ -49,10 +50,6 @@ class LabelCells:
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "labels", "column": self.column, "labels": list(self.labels)}
-
-
-def _as_label(value: float) -> str | None:
-    return None if math.isnan(value) else str(int(value)) if value == int(value) else str(value)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dpsynth.conclusions import label_of
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.parse import numbers
 from dpsynth.enforce import SCALES, violations
@@ -15,7 +14,7 @@ from dpsynth.learn import ColumnFacts, Domain
 from dpsynth.privacy.source import Cells, FloatArray, Numbers
 from dpsynth.schema import Column
 from dpsynth.sources import read
-from dpsynth.values import span
+from dpsynth.values import as_label, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +61,7 @@ def outside(column: Column, cells: Cells) -> int:
         if not isinstance(cells, Numbers):  # strings that are no number
             wrong |= missing & (cells.codes >= 0)
     elif column.kind == "boolean" or column.categories is not None:
-        labels = ("False", "True") if column.categories is None else tuple(map(label_of, column.categories))
+        labels = ("False", "True") if column.categories is None else tuple(map(as_label, column.categories))
         known = LabelCells(column.name, labels)
         codes = known.encode(cells)
         wrong, missing = codes == known.other, codes == known.missing

@@ -14,9 +14,7 @@ import pyarrow as pa
 from dpsynth.privacy.errors import DpsynthError, SchemaError
 from dpsynth.sources import extras
 from dpsynth.sources.arrow import BATCH, Feed
-from dpsynth.sources.layout import Layout
-
-_LOOKS = Layout(frame="pandas", dtypes={})
+from dpsynth.sources.layout import PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +33,14 @@ class SQL:
 
     def __post_init__(self) -> None:
         _require_one("SQL", self.table, self.query)
+
+    @classmethod
+    def named(cls, text: str) -> SQL:
+        """The table that "URL#table" names. Raises SchemaError where no table is named."""
+        url, mark, table = text.rpartition("#")
+        if not mark or "://" not in url:
+            raise SchemaError("a database needs the name of a table: 'URL#table', or dpsynth.SQL(url, table=...)")
+        return cls(url, table=table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ def database_feed(place: SQL | DuckDB) -> Feed:
 def feed_of_relation(relation: Any) -> Feed:
     """A DuckDB relation. Its types may have been inferred from a file's rows, so that no integer is a declaration."""
     reader = relation.to_arrow_reader(BATCH)
-    return Feed(schema=reader.schema, batches=iter(reader), layout=_LOOKS, what="the DuckDB relation")
+    return Feed(schema=reader.schema, batches=iter(reader), layout=PLAIN, what="the DuckDB relation")
 
 
 def _duckdb_feed(place: DuckDB) -> Feed:
@@ -83,7 +89,7 @@ def _duckdb_feed(place: DuckDB) -> Feed:
             yield from reader
 
     what = f"the DuckDB file {path.name}"
-    return Feed(schema=reader.schema, batches=batches(), layout=_LOOKS, declared=integers, what=what)
+    return Feed(schema=reader.schema, batches=batches(), layout=PLAIN, declared=integers, what=what)
 
 
 def _sql_feed(place: SQL) -> Feed:
@@ -107,7 +113,7 @@ def _sql_feed(place: SQL) -> Feed:
     return Feed(
         schema=schema,
         batches=_sql_batches(engine, statement, schema, what),
-        layout=_LOOKS,
+        layout=PLAIN,
         declared=integers,
         what=what,
     )

@@ -12,7 +12,7 @@ import pyarrow as pa
 from dpsynth.privacy.errors import DpsynthError, SchemaError
 from dpsynth.privacy.ledger.fingerprint import MISSING
 from dpsynth.sources.arrow import BATCH, Feed, source_type
-from dpsynth.sources.layout import Layout
+from dpsynth.sources.layout import PLAIN
 
 PARQUET, TEXT = (".parquet", ".pq"), (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 # What a reader of CSV files takes for a missing cell.
@@ -42,7 +42,7 @@ def feed_of_path(path: Path) -> Feed:
     return Feed(
         schema=schema,
         batches=_all_batches(files, schemas, schema, reads),
-        layout=Layout(frame="pandas", dtypes={}),
+        layout=PLAIN,
         declared=integers,
         what=what,
     )

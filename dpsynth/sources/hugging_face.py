@@ -10,7 +10,7 @@ import pyarrow as pa
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.sources import extras
 from dpsynth.sources.arrow import Feed
-from dpsynth.sources.layout import Layout
+from dpsynth.sources.layout import PLAIN
 
 _ROWS = 10_000
 
@@ -35,9 +35,7 @@ def feed_of_dataset(dataset: Any) -> Feed:
                 columns = [_labels(batch.column(f.name), names.get(f.name), f.type) for f in schema]
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
-    return Feed(
-        schema=schema, batches=batches(), layout=Layout(frame="pandas", dtypes={}), what="the Hugging Face data set"
-    )
+    return Feed(schema=schema, batches=batches(), layout=PLAIN, what="the Hugging Face data set")
 
 
 def _labels(column: pa.Array, names: list[str] | None, dtype: pa.DataType) -> pa.Array:

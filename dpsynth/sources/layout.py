@@ -86,6 +86,10 @@ class Layout:
             return column
 
 
+# Of sources that have no dtypes of their own: samples are pandas tables in the types learned under DP.
+PLAIN = Layout(frame="pandas", dtypes={})
+
+
 def _cast(column: pd.Series[Any], dtype: Any) -> pd.Series[Any]:
     """A synthetic column in the input's dtype, where that can hold its values."""
     if dtype is None or column.dtype == dtype:

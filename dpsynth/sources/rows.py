@@ -176,12 +176,10 @@ def _feed(data: Any) -> Feed:
 def _feed_of_text(text: str) -> Feed:
     """A path, or "URL#table" or "file.duckdb#table"."""
     place, mark, table = text.rpartition("#")
-    if mark and "://" in place:
-        return database_feed(SQL(place, table=table))
-    if mark and place.endswith((".duckdb", ".ddb")):
+    if mark and "://" not in place and place.endswith((".duckdb", ".ddb")):
         return database_feed(DuckDB(place, table=table))
     if "://" in text:
-        raise SchemaError("a database needs the name of a table: 'URL#table', or dpsynth.SQL(url, table=...)")
+        return database_feed(SQL.named(text))
     if text.endswith((".duckdb", ".ddb")):
         raise SchemaError(
             "a DuckDB file needs the name of a table: 'file.duckdb#table', or dpsynth.DuckDB(path, table=...)"

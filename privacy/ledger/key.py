@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dpsynth.privacy.durable import to_disk
 from dpsynth.privacy.errors import LedgerError
 
 SIZE = 32
@@ -105,20 +106,12 @@ def _create(path: Path) -> bytes:
             os.link(draft, path)
         except FileExistsError:
             key = _require_size(path.read_bytes(), path)
-        _sync_folder(path.parent)
+        to_disk(path.parent)
     except OSError as error:
         raise LedgerError(f"the ledger's key {path} cannot be written: {error.strerror}") from None
     finally:
         draft.unlink(missing_ok=True)
     return key
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _mac(key: bytes, message: bytes) -> bytes:
