@@ -35,9 +35,9 @@ from dpsynth.privacy.statement import History, PrivacyStatement
 from dpsynth.privacy.table import PrivateTable, Witness
 from dpsynth.schema import Schema
 from dpsynth.sources import HeldRows, Rows, SourceColumn, hold
-from dpsynth.sources.files import is_marked
+from dpsynth.sources.lineage import made_by
 from dpsynth.split import Split
-from dpsynth.synthesizer import LINEAGE, Synthesizer, load
+from dpsynth.synthesizer import Synthesizer, load
 
 if TYPE_CHECKING:
     from dpsynth.models.protocol import Generator
@@ -139,8 +139,9 @@ def fit(
         key=key,
         patterns_only=patterns_only,
     )
-    if not allow_synthetic:
-        _refuse_synthetic(data)
+    maker = made_by(data)
+    if maker is not None and not allow_synthetic:
+        raise SchemaError("this table was made by dpsynth; pass allow_synthetic=True to learn from synthetic data")
     with make_progress(progress) as steps:
         steps.stage("reading")
         rows = hold(data, unit)
@@ -154,6 +155,7 @@ def fit(
             dataset=dataset,
             noise=Noise(insecure_seed=insecure_seed),
             progress=steps,
+            maker=maker,
         )
 
 
@@ -167,9 +169,12 @@ def fit_rows(
     dataset: str | None,
     noise: Noise,
     progress: Progress,
+    maker: str | None = None,
     witness: Witness | None = None,
 ) -> Synthesizer:
-    """The stages of `fit` on rows that have been read. witness: for the neighbour replay of tests alone."""
+    """The stages of `fit` on rows that have been read. maker: run that made them, where they are synthetic and say so.
+    witness: for the neighbour replay of tests alone.
+    """
     require_clean_names([c.name for c in rows.columns])
     _check_schema(rows, settings.schema, unit)
     for name in sorted(settings.gate.names - {c.name for c in rows.columns}):
@@ -185,7 +190,8 @@ def fit_rows(
         unit=unit or "row",
         columns=[c.name for c in rows.columns],
     )
-    reservation = ledger.reserve(dataset=record, cost=reserve.cost, delta=settings.delta, label="fit")
+    label = "fit" if maker is None else f"fit on synthetic rows of {maker}"
+    reservation = ledger.reserve(dataset=record, cost=reserve.cost, delta=settings.delta, label=label)
 
     table = PrivateTable(source, account=Account(reserve), noise=noise, witness=witness)
     domain = learn(
@@ -226,7 +232,7 @@ def fit_rows(
         neighbours="add or remove one unit",
         units=domain.n_units,
         events=table.account.events,
-        public=_public(rows, settings.schema, unit, source.max_rows),
+        public=_public(rows, settings.schema, unit, source.max_rows, maker),
         dataset=record.id,
         run=reservation.id,
         ledger_head=head,
@@ -353,9 +359,13 @@ def _detector(rows: Rows | HeldRows, schema: Schema | None, unit: str | None, pa
     return load_detector("patterns" if patterns_only else "full")
 
 
-def _public(rows: Rows | HeldRows, schema: Schema | None, unit: str | None, max_rows: int) -> tuple[str, ...]:
+def _public(
+    rows: Rows | HeldRows, schema: Schema | None, unit: str | None, max_rows: int, maker: str | None
+) -> tuple[str, ...]:
     """What was taken as public, by name."""
     out = ["names and order of the columns", "that a column holds numbers, times, truth values or strings"]
+    if maker is not None:
+        out.append(f"the rows are synthetic themselves: made by {maker}")
     out += [f"{c.name}: whole numbers, by the file's type" for c in rows.columns if c.type == "integer"]
     if unit is not None:
         out.append(f"{unit} names the privacy unit; a unit contributes at most {max_rows} rows")
@@ -364,15 +374,6 @@ def _public(rows: Rows | HeldRows, schema: Schema | None, unit: str | None, max_
             out.append(f"{column.name}: {', '.join(column.declared)} (declared)")
     out += [f"{constraint} (declared)" for constraint in (schema.constraints if schema is not None else ())]
     return tuple(out)
-
-
-def _refuse_synthetic(data: Any) -> None:
-    """Training on synthetic data loses tails and rare groups with each generation; it must be asked for."""
-    path = Path(data) if isinstance(data, str | Path) else None
-    folders = () if path is None else (path.parent, path)
-    marked = any((f / "manifest.json").exists() and (f / "privacy.json").exists() for f in folders)
-    if marked or (path is not None and is_marked(path, LINEAGE)) or LINEAGE in getattr(data, "attrs", {}):
-        raise SchemaError("this table was made by dpsynth; pass allow_synthetic=True to learn from synthetic data")
 
 
 def _version() -> str:

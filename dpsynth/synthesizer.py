@@ -27,10 +27,9 @@ from dpsynth.privacy.statement import PrivacyStatement
 from dpsynth.privacy.table import Measurement
 from dpsynth.schema import Column, Schema
 from dpsynth.sources import Layout, read
+from dpsynth.sources.lineage import MARK, mark
 
 FORMAT = "dpsynth-model/1"
-# Marks synthetic frames, so that a fit on its own output is noticed. pandas keeps it in Parquet files, too.
-LINEAGE = "dpsynth.synthetic"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -103,15 +102,15 @@ class Synthesizer:
         Raises SchemaError for a column or value that cannot be conditioned on.
         """
         table = self._table(n, dict(where or {}), seed)
-        table.attrs[LINEAGE] = self.privacy.run
         if frame is not None:
-            return as_frame(table, frame)
-        return self.layout.restore(table) if self.layout is not None else table
+            table = as_frame(table, frame)
+        elif self.layout is not None:
+            table = self.layout.restore(table)
+        return mark(table, self.privacy.run)
 
     def sample_typed(self, n: int | None = None, *, seed: int | None = None) -> pd.DataFrame:
         """Like `sample`, in types learned under DP instead of the input's: what a release writes."""
-        table = self._table(n, {}, seed)
-        table.attrs[LINEAGE] = self.privacy.run
+        table: pd.DataFrame = mark(self._table(n, {}, seed), self.privacy.run)
         return table
 
     def chunks(self, n: int | None = None, *, seed: int | None = None, rows: int = 2**20) -> Iterator[pd.DataFrame]:
@@ -144,7 +143,7 @@ class Synthesizer:
         to: a .parquet or .csv file, a new folder for Hugging Face's `load_dataset`, `dpsynth.SQL(url, table=...)` or "URL#table".
         This is no release: there is no gate, and no statement beside the rows. Raises SchemaError where `to` cannot be written.
         """
-        write(self.chunks(n, seed=seed, rows=rows), self.domain.facts, to, {LINEAGE: self.privacy.run})
+        write(self.chunks(n, seed=seed, rows=rows), self.domain.facts, to, {MARK: self.privacy.run})
 
     def reference(self) -> tuple[IntArray, FloatArray]:
         """The coded table that the gate measured, and how many units each of its rows stands for."""

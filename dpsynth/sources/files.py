@@ -29,7 +29,7 @@ def feed_of_path(path: Path) -> Feed:
     """
     if not path.exists():
         raise SchemaError(f"there is no file {path}")
-    files = _inside(path) if path.is_dir() else [path]
+    files = files_of(path)
     kinds = {_kind(file) for file in files}
     if len(kinds) > 1:
         raise SchemaError(f"the folder {path.name} holds both CSV and Parquet files; keep one kind")
@@ -48,16 +48,9 @@ def feed_of_path(path: Path) -> Feed:
     )
 
 
-def is_marked(path: Path, mark: str) -> bool:
-    """Whether a Parquet file, or the first of a folder, holds a mark in its metadata."""
-    import pyarrow.parquet as pq
-
-    try:
-        file = _inside(path)[0] if path.is_dir() else path
-        metadata = (pq.read_schema(file).metadata or {}) if file.name.lower().endswith(PARQUET) else {}
-    except (SchemaError, OSError, pa.ArrowException):  # reading it will say what is wrong
-        return False
-    return any(mark.encode() in text for item in metadata.items() for text in item)
+def files_of(path: Path) -> list[Path]:
+    """The files that a path stands for: itself, or those of a folder, in order. Raises SchemaError where a folder has none."""
+    return _inside(path) if path.is_dir() else [path]
 
 
 def _inside(folder: Path) -> list[Path]:
