@@ -88,7 +88,9 @@ def _strings(rows: Rows) -> dict[str, list[str]]:
 
 
 def scrub(texts: Sequence[str]) -> list[str]:
-    """The texts with identifiers replaced by placeholders such as <PERSON>, as before training.
+    """The texts with identifiers replaced by placeholders, as before training: <PERSON_1>, <PERSON_2>, ...
+
+    Within one text the same entity has the same number; numbers say nothing across texts.
 
     Raises PIIError where the detector is missing, fails, or does not read a text's language.
     """

@@ -232,4 +232,4 @@ def test_a_scan_says_what_would_happen_and_a_scrub_does_it() -> None:
     table["name"] = ["Maria Gonzalez", "John Smith"] * 100
     findings = {f.column: f.action for f in dpsynth.scan(table).findings}
     assert findings["name"] == "drop" and findings["city"] == findings["age"] == "keep"
-    assert dpsynth.scrub(["write to maria@mailbox.org"]) == ["write to <EMAIL_ADDRESS>"]
+    assert dpsynth.scrub(["write to maria@mailbox.org"]) == ["write to <EMAIL_ADDRESS_1>"]

@@ -2,7 +2,7 @@
 
 engine   Presidio over two pinned, offline models; fails closed
 columns  what a cell and a column are, from spans and from headers; decisions from (noisy) votes
-scrub    spans -> placeholders, and placeholders -> fakes
+scrub    spans -> placeholders, numbered within a text; and placeholders -> fakes (`fill_placeholders`, after sampling)
 fakes    identifiers that cannot be real
 leaks    the scan of what leaves: valid identifiers outside the fakes' ranges
 copies   the owner's comparison of an output with the real values

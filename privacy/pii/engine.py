@@ -143,7 +143,7 @@ class Detector:
         return np.array([cell_class(c, s, header) for c, s in zip(cells, moved, strict=True)], np.int64)
 
     def scrub(self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[str]:
-        """The texts with every found span replaced by a placeholder such as <PERSON>.
+        """The texts with every found span replaced by a placeholder such as <PERSON_1>, numbered within its text.
 
         A placeholder that stands in the input is neutralised, so that it cannot pass for one of ours. Each different text
         is looked at once. progress: called with (done, all).

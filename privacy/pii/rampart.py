@@ -8,6 +8,7 @@ https://huggingface.co/nationaldesignstudio/rampart (revision b1993e4e), license
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +118,7 @@ def _joined(text: str, offsets: Sequence[tuple[int, int]], labels: npt.NDArray[n
     for at in np.flatnonzero(labels).tolist():
         start, end = whole_words(text, *offsets[at])
         entity = _LABELS[labels[at]]
-        if current is not None and entity == current.entity and not _has_word(text[current.end : start]):
+        if current is not None and entity == current.entity and not _ends(text, current.end, start):
             current = Span(current.start, max(end, current.end), entity)
             continue
         if current is not None:
@@ -136,5 +137,9 @@ def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _has_word(between: str) -> bool:
-    return any(c.isalnum() for c in between) or len(between) > 3 or "\n\n" in between
+def _ends(text: str, end: int, start: int) -> bool:
+    """Whether what ends at `end` does not go on at `start`: a word, a long gap or the end of a sentence lies between."""
+    between = text[end:start]
+    if any(c.isalnum() for c in between) or len(between) > 3 or "\n\n" in between:
+        return True
+    return re.fullmatch(r"[.!?;]\s+", between) is not None and text[max(end - 3, 0) : end].isalpha()
