@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpsynth.encode.questions import IdentifierIn
-from dpsynth.learn import LOOKED_AT, needs_votes
+from dpsynth.learn import needs_votes
 from dpsynth.privacy.source import Cells, Strings
 from dpsynth.schema import Schema
 from dpsynth.sources import Rows, SourceColumn, read
@@ -39,7 +39,7 @@ def scan(data: Any, schema: Schema | str | Path | None = None, *, patterns_only:
 
 
 def _finding(source: SourceColumn, cells: Cells, schema: Schema | None, detector: Detector) -> ColumnFinding:
-    from dpsynth.privacy.pii import CELL_CLASSES, ColumnFinding, decide
+    from dpsynth.privacy.pii import CELL_CLASSES, LOOKED_AT, ColumnFinding, decide, repeats
 
     column = schema[source.name] if schema is not None and source.name in schema else None
     if column is not None and (column.kind is not None or column.role == "identifier"):
@@ -55,8 +55,9 @@ def _finding(source: SourceColumn, cells: Cells, schema: Schema | None, detector
     coding = IdentifierIn(
         source.name, detector, len(CELL_CLASSES), min(1.0, LOOKED_AT / max(different, 1)), "dpsynth.scan.key"
     )
-    votes = np.bincount(coding.encode(cells), minlength=coding.size)[: len(CELL_CLASSES)]
-    decision = decide(source.name, dict(zip(CELL_CLASSES, votes.tolist(), strict=True)), 0.0)
+    votes = np.bincount(coding.encode(cells), minlength=coding.size).tolist()
+    labels = repeats(different, sum(votes))
+    decision = decide(source.name, dict(zip(CELL_CLASSES, votes, strict=False)), 0.0, repeated=labels)
     return ColumnFinding(
         column=source.name,
         kind=source.type,

@@ -47,7 +47,7 @@ from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, 
 from dpsynth.enforce import SCALES, Rules, cuts, made_column
 from dpsynth.mapping import learned
 from dpsynth.privacy.errors import SchemaError
-from dpsynth.privacy.pii import CELL_CLASSES, decide, header_entity
+from dpsynth.privacy.pii import CELL_CLASSES, LOOKED_AT, decide, header_entity, repeats
 from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable, Vocabulary
 from dpsynth.schema import Column, Kind, Schema
@@ -57,16 +57,14 @@ from dpsynth.values import as_label
 
 Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id", "determined"]
 
-# How many different cells of a column the PII detector looks at, about.
-LOOKED_AT = 1500
 # Intervals of a number line whose dependents are to be found.
 MAPPED_INTERVALS = 64
 # An integer column spanning at most this many values gets a cell for each.
 WHOLE = 512
+# So many standard deviations of noise above a count there is hardly ever more.
+SURE = 4.0
 # A second look for categories is worth its price where more than this share of the rows is left without one.
 FEW = 0.02
-# A column of strings with fewer different values than this share of its cells holds labels, not texts.
-FEW_VALUES = 0.01
 # Of its price, what is spent where no such column is.
 UNNEEDED = 0.2
 # A group of a number line holds this share of the units at least, or as many as the noise of a pair's table makes up.
@@ -249,33 +247,28 @@ class _Learner:
         share = self.split.identifiers * self.total
         counted = self.table.distinct(names, mu_squared=0.1 * share, stage="identifiers")
         self.distinct = {name: float(m.values[0]) for name, m in zip(names, counted, strict=True)}
-        for name in names:
+        for name, different in zip(names, counted, strict=True):
             rate = min(1.0, LOOKED_AT / max(self.distinct[name], 1.0))
             coding = IdentifierIn(name, self._need_detector(name), len(CELL_CLASSES), rate, self.key)
             (votes,) = self.table.counts(
                 [[coding]], mu_squared=0.9 * share / len(names), stage="identifiers", labels=[f"votes on {name}"]
             )
             by_class = dict(zip(CELL_CLASSES, votes.values[: len(CELL_CLASSES)].tolist(), strict=True))
-            decision = decide(name, by_class, votes.sigma)
+            at_most = float(different.values[0]) + SURE * different.sigma
+            labels = repeats(at_most, float(votes.values.sum()))
+            decision = decide(name, by_class, votes.sigma, repeated=labels)
             self.reasons[name] = decision.reason
             if decision.action == "drop":
                 self.treatments[name] = "fake"
                 update: dict[str, Any] = {"role": "identifier", "entity": decision.entity, "nullable": False}
                 update |= {"kind": None, "integer": None}  # a fake is written as a string
                 columns = [replace(c, **update) if c.name == name else c for c in columns]
-            elif decision.action == "scrub" and self._repeats(counted[names.index(name)], votes):
-                # No free text: what looks like a name is said of many units alike. Valid identifiers are taken out all the same.
-                self.reasons[name] = f"few values, each of many units; {decision.reason}"
+            elif decision.labels:
                 columns = [replace(c, kind=c.kind or "categorical") if c.name == name else c for c in columns]
             elif decision.action == "scrub" and next(c.kind for c in columns if c.name == name) is None:
                 columns = [replace(c, kind="text") if c.name == name else c for c in columns]
             self.progress.advance()
         return columns
-
-    def _repeats(self, distinct: Measurement, votes: Measurement) -> bool:
-        """Whether a column has few values for its cells, beyond the noise."""
-        at_most = float(distinct.values[0]) + 4 * distinct.sigma
-        return at_most < min(FEW_VALUES * float(votes.values.sum()), LOOKED_AT)
 
     # -- schema --------------------------------------------------------------------------------------------------------
 

@@ -14,10 +14,12 @@ Scrubbing is not the guarantee: detectors miss a third of the names in noisy tex
 
 from dpsynth.privacy.pii.columns import (
     CELL_CLASSES,
+    LOOKED_AT,
     Decision,
     decide,
     header_entity,
     names_country,
+    repeats,
     require_clean_names,
 )
 from dpsynth.privacy.pii.copies import CopyReport, find_copies
@@ -29,6 +31,7 @@ from dpsynth.privacy.pii.scrub import fill_placeholders
 
 __all__ = [
     "CELL_CLASSES",
+    "LOOKED_AT",
     "ColumnFinding",
     "CopyReport",
     "Decision",
@@ -42,5 +45,6 @@ __all__ = [
     "header_entity",
     "load_detector",
     "names_country",
+    "repeats",
     "require_clean_names",
 ]

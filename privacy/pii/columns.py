@@ -43,6 +43,10 @@ CHECKED = ("CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "US_SSN", "FR_NIR", "IP_
 # Types that only their surroundings give away: a column's header must speak for them.
 BY_HEADER = ("NATIONAL_ID", "PASSPORT", "DRIVER_LICENSE", "ACCOUNT_NUMBER", "US_ITIN", "USERNAME")
 
+# How many different cells of a column the detector looks at, about.
+LOOKED_AT = 1500
+# A column with fewer different values than this share of its cells holds labels, not texts.
+FEW_VALUES = 0.01
 COVERED = 0.8
 SENTENCE_WORDS = 5
 CLEAR = 4.0
@@ -77,11 +81,15 @@ _HEADERS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What becomes of a column: dropped and regenerated, scrubbed cell by cell, or kept."""
+    """What becomes of a column: dropped and regenerated, scrubbed cell by cell, or kept.
+
+    labels: kept although some cells hold identifiers, for its few values are labels of many units each.
+    """
 
     action: Literal["drop", "scrub", "keep"]
     entity: str | None
     reason: str
+    labels: bool = False
 
 
 def header_entity(name: str) -> str | None:
@@ -153,10 +161,16 @@ def _credible(found: str, entity: str, expected: str | None) -> bool:
     return True
 
 
-def decide(header: str, votes: Mapping[str, float], noise_sd: float) -> Decision:
+def repeats(different: float, cells: float) -> bool:
+    """Whether a column of so many different values (at most) and cells holds labels, each of many units, rather than texts."""
+    return different < min(FEW_VALUES * cells, LOOKED_AT)
+
+
+def decide(header: str, votes: Mapping[str, float], noise_sd: float, *, repeated: bool = False) -> Decision:
     """What to do with a column, from (noisy) counts of its cells' classes. Shares are of cells, never of hits.
 
-    votes: class -> count; noise_sd: of each count (0 for exact ones).  A class counts when it stands four standard deviations
+    votes: class -> count; noise_sd: of each count (0 for exact ones).  repeated: whether its values are labels (`repeats`), which
+    are no free text to be scrubbed: what looks like a name is said of many units alike.  A class counts when it stands four standard deviations
     of its noise above zero (of some twenty classes that hold nothing, one gets there in one column of two thousand), so a column of
     identifiers is missed only where the noise drowns it; and then its name decides, which costs nothing.
     """
@@ -178,7 +192,10 @@ def decide(header: str, votes: Mapping[str, float], noise_sd: float) -> Decision
         )
     mixed = sum(others) + (hits if hits > floor else 0.0)
     if mixed > max(floor, 0.02 * cells):
-        return Decision(action="scrub", entity=None, reason=f"{_percent(mixed / cells)} of its cells hold identifiers")
+        reason = f"{_percent(mixed / cells)} of its cells hold identifiers"
+        if repeated:
+            reason = f"few values, each of many rows; {reason}"
+        return Decision(action="keep" if repeated else "scrub", entity=None, reason=reason, labels=repeated)
     return Decision(action="keep", entity=None, reason="no identifiers found")
 
 

@@ -14,6 +14,7 @@ from dpsynth.privacy.pii import (
     fake_columns,
     find_leaks,
     header_entity,
+    repeats,
 )
 from dpsynth.privacy.pii.fakes import could_be_real, fake_values, passes_luhn, passes_mod97
 
@@ -120,6 +121,18 @@ def test_fakes_fit_each_other_in_a_row_and_repeat_by_seed() -> None:
 )  # fmt: skip
 def test_headers(header: str, entity: str | None) -> None:
     assert header_entity(header) == entity
+
+
+@pytest.mark.parametrize(
+    "different, cells, kept", [(3, 4000, True), (39, 4000, True), (40, 4000, False), (1600, 10**6, False)]
+)
+def test_few_values_of_many_rows_are_labels_and_no_texts(different: int, cells: int, kept: bool) -> None:
+    labels = repeats(different, cells)
+    assert labels is kept
+    votes = {"NONE": 0.9 * cells, "PERSON": 0.1 * cells}
+    decision = decide("desk", votes, 0.0, repeated=labels)
+    assert (decision.action, decision.labels) == (("keep", True) if kept else ("scrub", False))
+    assert decide("desk", {"PERSON": float(cells)}, 0.0, repeated=labels).action == "drop"
 
 
 def test_noise_that_drowns_the_votes_keeps_a_column_and_does_not_drop_it_by_chance() -> None:

@@ -65,6 +65,19 @@ def test_what_the_user_declares_decides(tmp_path: Path) -> None:
     assert found["ssn"] == ("drop", False) and found["phones"] == ("keep", False)
 
 
+def test_a_scan_and_a_fit_say_the_same_of_labels_and_of_texts() -> None:
+    rng = np.random.default_rng(0)
+    desk = rng.choice(["unassigned", "Maria Gonzalez", "second floor"], 12_000, p=[0.5, 0.2, 0.3])
+    notes = [f"case {i}: nothing new" if i % 4 else f"Maria Gonzalez called, case {i}" for i in range(400)] * 30
+    table = pd.DataFrame({"desk": desk, "note": notes})
+    found = {f.column: (f.action, f.reason) for f in dpsynth.scan(table).findings}
+    synth = dpsynth.fit(table, epsilon=8.0, progress=False)
+    facts = {name: (fact.treatment, fact.reason) for name, fact in synth.facts.items()}
+    assert [found["desk"][0], facts["desk"][0]] == ["keep", "modelled"]
+    assert [found["note"][0], facts["note"][0]] == ["scrub", "scrubbed text"]
+    assert all("few values, each of many rows" in said["desk"][1] for said in (found, facts))
+
+
 def test_patterns_alone_are_written_in_the_statement() -> None:
     table = people()[["status", "country"]].assign(word="病人王小明昨天来到医院")
     with pytest.raises(dpsynth.PIIError, match="--patterns-only"):
