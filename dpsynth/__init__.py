@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from dpsynth.column import Column
     from dpsynth.constraints import Determines, Impossible, Ordered, Total
     from dpsynth.detect import scan, scrub
-    from dpsynth.fidelity import FidelityReport, evaluate
+    from dpsynth.fidelity import Collapse, FidelityReport, evaluate
     from dpsynth.gate import Gate, GateReport
+    from dpsynth.generations import collapse
     from dpsynth.privacy.errors import (
         BudgetExceeded,
         DpsynthError,
@@ -47,8 +48,9 @@ _HOME = {
     "dpsynth.column": ("Column",),
     "dpsynth.constraints": ("Determines", "Impossible", "Ordered", "Total"),
     "dpsynth.detect": ("scan", "scrub"),
-    "dpsynth.fidelity": ("FidelityReport", "evaluate"),
+    "dpsynth.fidelity": ("Collapse", "FidelityReport", "evaluate"),
     "dpsynth.gate": ("Gate", "GateReport"),
+    "dpsynth.generations": ("collapse",),
     "dpsynth.split": ("BudgetPlan", "plan"),
     "dpsynth.privacy.errors": (
         "BudgetExceeded",
@@ -76,6 +78,7 @@ __all__ = [
     "SQL",
     "BudgetExceeded",
     "BudgetPlan",
+    "Collapse",
     "Column",
     "Determines",
     "DpsynthError",
@@ -100,6 +103,7 @@ __all__ = [
     "Verification",
     "VerificationError",
     "__version__",
+    "collapse",
     "evaluate",
     "fit",
     "load",

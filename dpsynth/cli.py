@@ -227,18 +227,58 @@ def plan(
 @app.command()
 def evaluate(
     real: Annotated[str, typer.Argument(help="The real table.")],
-    synthetic: Annotated[str, typer.Argument(help="The synthetic table.")],
+    synthetic: Annotated[
+        str | None, typer.Argument(help="The synthetic table; may be left out with --generations.")
+    ] = None,
     holdout: Annotated[str | None, typer.Option(help="Real rows that were not learned from.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the internal report.")] = None,
+    generations: Annotated[
+        int | None, typer.Option(help="Also fit on REAL, on the rows that makes, and so on, so many times. Spends.")
+    ] = None,
+    epsilon: Annotated[float | None, typer.Option("--epsilon", "-e", help="Budget of each of these fits.")] = None,
+    delta: Delta = 1e-6,
+    mix: Annotated[bool, typer.Option(help="Also with REAL mixed into every generation: each then spends.")] = False,
+    unit: Annotated[str | None, typer.Option(help="Column that names the privacy unit.")] = None,
+    max_rows_per_unit: Annotated[int | None, typer.Option(help="Most rows a unit contributes.")] = None,
+    ledger: LedgerUrl = None,
+    dataset: Annotated[str | None, typer.Option(help="The ledger's name for these data.")] = None,
     as_json: Json = False,
 ) -> None:
-    """How close a synthetic table is to the real one. Reads real rows: the result stays inside."""
+    """How close a synthetic table is to the real one, and what is lost over generations. The result stays inside."""
+    from dataclasses import replace
+
+    from dpsynth.fidelity import Collapse, FidelityReport
     from dpsynth.fidelity import evaluate as run
 
-    report = run(real, synthetic, holdout)
+    if synthetic is None and generations is None:
+        raise SchemaError("a synthetic table to compare with is missing (or --generations)")
+    found: FidelityReport | Collapse | None = None if synthetic is None else run(real, synthetic, holdout)
+    if generations is not None:
+        each = {"unit": unit, "max_rows_per_unit": max_rows_per_unit, "ledger": ledger, "dataset": dataset}
+        collapsed = _collapse(real, generations, epsilon, delta, mix, each)
+        found = replace(found, generations=collapsed) if isinstance(found, FidelityReport) else collapsed
+    assert found is not None
     if html is not None:
-        report.to_html(html)
-    _out(as_json, report, report, *([f"The internal report is {html}: keep it inside."] if html else []))
+        found.to_html(html)
+    _out(as_json, found, found, *([f"The internal report is {html}: keep it inside."] if html else []))
+
+
+def _collapse(real: str, generations: int, epsilon: float | None, delta: float, mix: bool, each: dict[str, Any]) -> Any:
+    """The generations, after it was said what they cost."""
+    from dpsynth.console import stderr
+    from dpsynth.generations import collapse, total_cost
+
+    if epsilon is None:
+        raise SchemaError("--generations needs --epsilon, the budget of each fit")
+    fits = generations if mix else 1
+    _, total, at = total_cost(fits, epsilon, delta)
+    stderr().print(
+        f"{fits} of the fits read{'s' if fits == 1 else ''} the real rows and {'is' if fits == 1 else 'are'} booked in the ledger: "
+        f"epsilon {total:.4g} at delta {at:g} in all",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return collapse(real, generations, epsilon=epsilon, delta=delta, mix=mix, **each)
 
 
 @app.command()

@@ -131,7 +131,7 @@ def fit(
         epsilon=float(epsilon),
         delta=float(delta),
         schema=Schema.load(schema) if isinstance(schema, str | Path) else schema,
-        generator=_limited(_generator(model), max_seconds, max_memory),
+        generator=_limited(generator_of(model), max_seconds, max_memory),
         gate=Gate() if gate == "auto" else gate,
         split=Split(),
         device=_device(device),
@@ -182,7 +182,7 @@ def fit_rows(
     source = rows.source(unit, max_rows)
     detector = _detector(rows, settings.schema, unit, settings.patterns_only)
 
-    reserve = _reserve(settings)
+    reserve = reserve_of(settings.generator, settings.epsilon, settings.delta)
     budget = reserve.adaptive
     record = ledger.dataset(
         name=dataset,
@@ -249,13 +249,13 @@ def fit_rows(
     )
 
 
-def _reserve(settings: Settings) -> Reserve:
-    """What the run sets aside: an allowance for queries, and the trainings that its generator plans."""
+def reserve_of(generator: Generator, epsilon: float, delta: float) -> Reserve:
+    """What a run sets aside: an allowance for queries, and the trainings that its generator plans."""
     from dpsynth.models.protocol import Training
 
-    if isinstance(settings.generator, Training):
-        return settings.generator.reserve(settings.epsilon, settings.delta)
-    return Reserve(adaptive=budget_of(settings.epsilon, settings.delta))
+    if isinstance(generator, Training):
+        return generator.reserve(epsilon, delta)
+    return Reserve(adaptive=budget_of(epsilon, delta))
 
 
 def _mechanism(events: Iterable[Event]) -> dict[str, str]:
@@ -284,7 +284,7 @@ def _public_randomness(insecure_seed: int | None) -> tuple[int, str]:
     return int(digest[:15], 16), digest[-16:]
 
 
-def _generator(model: str | Generator) -> Generator:
+def generator_of(model: str | Generator) -> Generator:
     from dpsynth.models.ctgan.generator import CTGAN
     from dpsynth.models.marginals.generator import Marginals
 

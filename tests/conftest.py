@@ -12,7 +12,7 @@ import pytest
 
 import dpsynth
 from dpsynth.split import Split
-from dpsynth.synthesize import Settings, _generator, _public_randomness
+from dpsynth.synthesize import Settings, _public_randomness, generator_of
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def replay_settings(seed: int) -> Settings:
         epsilon=2.0,
         delta=1e-5,
         schema=None,
-        generator=_generator("auto"),
+        generator=generator_of("auto"),
         gate=dpsynth.Gate(),
         split=Split(),
         device="cpu",

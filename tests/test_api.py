@@ -12,14 +12,16 @@ import dpsynth
 from dpsynth.privacy import errors
 
 NAMES = (
-    "SQL BudgetExceeded BudgetPlan Column Determines DpsynthError DuckDB FidelityReport Gate GateFailed GateReport Impossible Ledger "
+    "SQL BudgetExceeded BudgetPlan Collapse Column Determines DpsynthError DuckDB FidelityReport Gate GateFailed GateReport Impossible Ledger "
     "LedgerError ModelError Ordered PIIError PrivacyError PrivacyStatement Release Schema SchemaError Synthesizer Total "
-    "Verification VerificationError __version__ evaluate fit load plan release scan scrub verify"
+    "Verification VerificationError __version__ collapse evaluate fit load plan release scan scrub verify"
 ).split()
 
 SIGNATURES = {
     "fit": "data *epsilon *delta *schema *unit *max_rows_per_unit *model *gate *ledger *dataset *allow_synthetic "
     "*max_seconds *max_memory *device *patterns_only *progress *insecure_seed",
+    "collapse": "data generations *epsilon *delta *mix *schema *unit *max_rows_per_unit *model *ledger *dataset *device "
+    "*patterns_only *progress *insecure_seed",
     "load": "path",
     "plan": "schema *epsilon *delta *n_rows *split",
     "scan": "data schema *patterns_only",

@@ -9,6 +9,7 @@ What may leave is the gate's report, which is made of DP measurements (see `gate
     comparison.py   two coded tables beside each other
     learners.py     what a classifier makes of them: telling them apart, and learning from one for the other
     groups.py       the same for subgroups
+    decay.py        what is left after generations of models that learned from each other (see `dpsynth.generations`)
     results.py      what comes out
 """
 
@@ -24,11 +25,11 @@ from dpsynth.fidelity.comparison import Comparison, column_scores, pair_scores
 from dpsynth.fidelity.groups import group_scores
 from dpsynth.fidelity.learners import Task
 from dpsynth.fidelity.metrics import scores
-from dpsynth.fidelity.results import ColumnScore, FidelityReport, GroupScore, PairScore, Scores
+from dpsynth.fidelity.results import Collapse, ColumnScore, Decay, FidelityReport, GroupScore, PairScore, Scores
 from dpsynth.schema import Schema
 from dpsynth.sources import read
 
-__all__ = ["ColumnScore", "FidelityReport", "GroupScore", "PairScore", "Scores", "evaluate"]
+__all__ = ["Collapse", "ColumnScore", "Decay", "FidelityReport", "GroupScore", "PairScore", "Scores", "evaluate"]
 
 
 def evaluate(
@@ -75,7 +76,9 @@ def evaluate(
         found["ceiling"] = replace(found["ceiling"], utility=best)
     sensitive = [c.name for c in schema.columns if c.sensitive and c.name in names] if schema is not None else []
     return FidelityReport(
-        **found,
+        synthetic=found["synthetic"],
+        ceiling=found["ceiling"],
+        floor=found["floor"],
         columns=column_scores(compared["synthetic"], compared["ceiling"]),
         pairs=pair_scores(compared["synthetic"], compared["ceiling"]),
         ceiling_of="holdout" if holdout is not None else "two halves of the real table",

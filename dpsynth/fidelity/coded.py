@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,13 @@ class Coded:
             {name: v[rows] for name, v in self.values.items()},
             self.sizes,
         )
+
+    def joint(self, names: Sequence[str]) -> IntArray:
+        """One code for each row from those of several columns, in C order."""
+        out = np.zeros(len(self), np.int64)
+        for name in names:
+            out = out * self.sizes[name] + self.codes[name]
+        return out
 
     def shuffled(self, rng: np.random.Generator) -> Coded:
         """Each column in an order of its own."""

@@ -23,10 +23,10 @@ def group_scores(
     """tables: real, synthetic, and base and other, which make the ceiling."""
     models = None if task is None else [task.learned(tables[which]) for which in ("base", "synthetic")]
     for names in [*((name,) for name in sensitive), *itertools.combinations(sensitive, 2)]:
-        group = {which: _groups(table, names) for which, table in tables.items()}
+        group = {which: table.joint(names) for which, table in tables.items()}
         counts = np.bincount(group["real"])
         labels = list(itertools.product(*(bins[name].names for name in names)))
-        tested = None if task is None else _groups(task.test, names)
+        tested = None if task is None else task.test.joint(names)
         for g in np.flatnonzero(counts >= LEAST_ROWS):
             rows = {which: np.flatnonzero(codes == g) for which, codes in group.items()}
             utility = None
@@ -42,13 +42,6 @@ def group_scores(
                 ceiling=_within(tables, rows, ("base", "other"), names),
                 utility=utility,
             )
-
-
-def _groups(table: Coded, names: Sequence[str]) -> IntArray:
-    out = np.zeros(len(table), np.int64)
-    for name in names:
-        out = out * table.sizes[name] + table.codes[name]
-    return out
 
 
 def _within(

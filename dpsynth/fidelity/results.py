@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Group
+    from rich.table import Table
+
+_PRIVATE = {"private": "made from real rows; keep inside"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,12 +76,61 @@ class GroupScore:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Decay:
+    """What of the real table is left in another one: 1 is all of it. None: the table has none of that.
+
+    variance: of the median column of numbers.  tails: rows in the outer 1% at each end, over the real ones; mean over columns.
+    rare: share of the rare groups (cells of one and two columns with at most 1% of the rows) that hold at least half of their real
+    share.  dependence: correlations and associations, as a multiple of the real ones.  tv1 / tv2: distances, as in `Scores`.
+    """
+
+    variance: float | None
+    tails: float | None
+    rare: float | None
+    dependence: float | None
+    tv1: float
+    tv2: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Collapse:
+    """What is left, generation by generation, when a model learns from its own output. PRIVATE: made from real rows.
+
+    alone: each generation learned from the one before; the first from the real table.  mixed: each from the one before together with
+    the real rows; the same first one; empty where that was not asked for.  ceiling: what a random sample of the real table keeps.
+    fits: how many of the fits read real rows.  epsilon, delta: of each.  total: (epsilon, delta) of those together.
+    """
+
+    alone: tuple[Decay, ...]
+    mixed: tuple[Decay, ...]
+    ceiling: Decay
+    fits: int
+    epsilon: float
+    delta: float
+    total: tuple[float, float]
+
+    def to_json(self) -> dict[str, Any]:
+        return _PRIVATE | asdict(self)
+
+    def to_html(self, path: str | Path) -> None:
+        """Write the generations as a page, marked as private."""
+        from dpsynth.report.internal import render_collapse
+
+        Path(path).write_text(render_collapse(self), encoding="utf-8")
+
+    def __rich__(self) -> Table:
+        from dpsynth.report.terminal import collapse_table
+
+        return collapse_table(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FidelityReport:
     """Fidelity of a synthetic table, each figure with its ceiling and floor. PRIVATE: made from real rows.
 
     ceiling_of: what the ceiling is ("holdout" or "two halves of the real table").  skipped: columns that were not compared.
     groups: subgroups of the sensitive columns and of each two.  target: column that `utility` is about, and its measure.
-    quality: SDMetrics' quality score, if it was asked for.
+    quality: SDMetrics' quality score, if it was asked for.  generations: what models lost that learned from their own output.
     """
 
     synthetic: Scores
@@ -91,9 +143,10 @@ class FidelityReport:
     groups: tuple[GroupScore, ...] = ()
     target: tuple[str, str] | None = None
     quality: float | None = None
+    generations: Collapse | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"private": "made from real rows; keep inside"} | asdict(self)
+        return _PRIVATE | asdict(self)
 
     def to_html(self, path: str | Path) -> None:
         """Write the internal report, marked as private."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -132,6 +132,66 @@ def staircase(steps: Sequence[tuple[str, float]], cap: float | None) -> Markup:
     return Markup(
         f'<svg class="stairs" viewBox="0 0 {width} {height + foot}" role="img" aria-label="{escape(now)}">'
         f'<path class="axis" d="M{left} {height} L{width} {height}"/><text x="0" y="{height}">epsilon 0</text>{"".join(out)}</svg>'
+    )
+
+
+def lines(series: Mapping[str, Sequence[float]], best: float) -> Markup:
+    """Curves over 1, 2, ... of shares that are left, each in the colour of its place; dashed: the best that can be had."""
+    width, height, left, foot, above = 300, 150, 34, 20, 8
+    count = max((len(values) for values in series.values()), default=1)
+    top = max(1.15, 1.05 * max((v for values in series.values() for v in values), default=1.0), 1.05 * best)
+
+    def x(i: int) -> float:
+        return left + (width - left - 12) * (i / max(count - 1, 1)) + 4
+
+    def y(value: float) -> float:
+        return above + (height - above) * (1 - max(value, 0.0) / top)
+
+    out = [
+        f'<path class="axis" d="M{left} {y(v):.2f} L{width} {y(v):.2f}"/><text x="{left - 5}" y="{y(v) + 3:.2f}" text-anchor="end">{v:.0%}</text>'
+        for v in (0.0, 0.5, 1.0)
+    ]
+    out += [f'<text x="{x(i):.2f}" y="{height + 14}" text-anchor="middle">{i + 1}</text>' for i in range(count)]
+    out.append(f'<path class="best" d="M{left} {y(best):.2f} L{width} {y(best):.2f}"/>')
+    for place, (name, values) in enumerate(series.items()):
+        path = " ".join(f"{'L' if i else 'M'}{x(i):.2f} {y(v):.2f}" for i, v in enumerate(values))
+        out.append(f'<path class="curve s{place}" d="{path}"/>')
+        for i, v in enumerate(values):
+            title = f"<title>{escape(name)}, generation {i + 1}: {v:.0%}</title>"
+            out.append(f'<circle class="s{place}" cx="{x(i):.2f}" cy="{y(v):.2f}" r="3">{title}</circle>')
+    told = "; ".join(f"{name}: {', '.join(f'{v:.0%}' for v in values)}" for name, values in series.items())
+    label = f"{told}; at best {best:.0%}"
+    return Markup(
+        f'<svg class="lines" viewBox="0 0 {width} {height + foot}" role="img" aria-label="{escape(label)}">{"".join(out)}</svg>'
+    )
+
+
+# A picture outside a page brings its colours along; they can be read on white and on black.
+_STYLE = (
+    "text{font:11px system-ui,sans-serif;fill:#767676}.head{font-weight:600;font-size:13px}.axis{stroke:#8884;fill:none}"
+    ".curve{fill:none;stroke-width:2}.best{stroke:#888;stroke-dasharray:5 4;fill:none}"
+    ".s0{stroke:#d9822b;fill:#d9822b}.s1{stroke:#3b82c4;fill:#3b82c4}.curve.s0,.curve.s1{fill:none}"
+)
+
+
+def panels(plots: Sequence[tuple[str, str, Markup]], names: Sequence[str]) -> str:
+    """Plots of `lines`, two in a row under heading and explanation, as an SVG file; names: of the curves."""
+    wide, high, top = 330, 230, 30
+    out = [
+        f'<circle class="s{i}" cx="{16 + i * 260}" cy="14" r="5"/><text x="{26 + i * 260}" y="18">{escape(name)}</text>'
+        for i, name in enumerate(names)
+    ]
+    for i, (heading, about, plot) in enumerate(plots):
+        x, y = wide * (i % 2) + 10, top + high * (i // 2)
+        placed = str(plot).replace("<svg ", f'<svg x="{x}" y="{y + 38}" width="300" height="170" ', 1)
+        out.append(
+            f'<text class="head" x="{x}" y="{y + 14}">{escape(heading)}</text><text x="{x}" y="{y + 29}">{escape(about)}</text>{placed}'
+        )
+    height = top + high * ((len(plots) + 1) // 2)
+    label = escape(", ".join(heading for heading, _, _ in plots))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {2 * wide} {height}" role="img" aria-label="{label}">'
+        f"<style>{_STYLE}</style>{''.join(out)}</svg>\n"
     )
 
 

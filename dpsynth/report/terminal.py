@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from dpsynth.fidelity import FidelityReport
+    from dpsynth.fidelity import Collapse, Decay, FidelityReport
     from dpsynth.fidelity.metrics import Metric
     from dpsynth.gate import GateReport
     from dpsynth.privacy.statement import PrivacyStatement
@@ -20,7 +20,31 @@ def fidelity_tables(report: FidelityReport, pairs: int = 12) -> Group:
     from rich.console import Group
 
     tables = [_summary(report), _associations(report, pairs), _columns(report)]
-    return Group(*tables, *([_groups(report)] if report.groups else []))
+    tables += [_groups(report)] if report.groups else []
+    return Group(*tables, *([collapse_table(report.generations)] if report.generations is not None else []))
+
+
+def collapse_table(found: Collapse) -> Table:
+    """What is left of the real table, by generation."""
+    from rich.table import Table
+
+    table = Table(
+        title="What is left when models learn from their own output",
+        caption=f"{found.fits} of the fits read real rows: epsilon {found.total[0]:.4g} at delta {found.total[1]:g} in all",
+    )
+    for name in ("rows", "variance", "tails", "rare groups", "dependence", "pairs: TVD"):
+        table.add_column(name, justify="left" if name == "rows" else "right", no_wrap=name == "rows")
+
+    def row(name: str, decay: Decay) -> None:
+        shares = (decay.variance, decay.tails, decay.rare, decay.dependence)
+        table.add_row(name, *("" if s is None else f"{s:.0%}" for s in shares), f"{decay.tv2:.3f}")
+
+    row("real, drawn anew", found.ceiling)
+    for i, decay in enumerate(found.alone):
+        row(f"generation {i + 1}", decay)
+    for i, decay in enumerate(found.mixed[1:]):
+        row(f"{i + 2} with real rows", decay)
+    return table
 
 
 def summary(report: FidelityReport) -> list[tuple[Metric, float, float, float]]:

@@ -128,6 +128,17 @@ def hold(data: Any, unit: str | None = None) -> Rows | HeldRows:
     return _in_memory(feed, first)
 
 
+def to_pandas(data: Any) -> pd.DataFrame:
+    """The rows as a pandas table, from anything that a fit takes. PRIVATE. Types are the source's own: strings for a CSV file."""
+    if isinstance(data, pd.DataFrame):
+        return data
+    feed = _feed(data)
+    tables = list(_read_out(feed))
+    table = pa.concat_tables(tables) if tables else feed.schema.empty_table()
+    out: pd.DataFrame = table.to_pandas(date_as_object=False)
+    return out
+
+
 def checked_bound(names: list[str], unit: str | None, max_rows: int | None) -> int:
     """How many rows a unit contributes. Raises SchemaError where unit and max_rows_per_unit do not go together."""
     if unit is None:

@@ -134,6 +134,18 @@ class Ledger:
             raise refused.error(cost, delta)
         return Reservation(id=run, dataset=dataset.id, cost=cost, delta=delta)
 
+    def require_room(self, name: str | None, unit: str, cost: Cost, delta: float) -> None:
+        """Raise as `reserve` would for a run of this cost on the data set of this name; books nothing.
+
+        For what is spent in several runs and is of no use before the last. What has no name yet has no cap.
+        """
+        name, sub_budget = _split(name)
+        with self._reading() as journal:
+            found = self._named(journal, name) if name is not None else None
+            refused = journal.book(found).refusal(unit, sub_budget, cost) if found is not None else None
+        if refused is not None:
+            raise refused.error(cost, delta)
+
     def commit(self, reservation: Reservation, events: Sequence[Event]) -> str:
         """Book what a run did with its reservation; returns the chain's head. What was reserved stays charged."""
         did = cost_of(events)
