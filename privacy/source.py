@@ -15,17 +15,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from dpsynth.privacy.errors import PrivacyError
 
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
 IntArray = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.integer[Any]]  # of the smallest type that holds them: those of all columns are kept
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+
+# Texts whose vectors are held at a time.
+TEXTS_AT_A_TIME = 2**12
 
 # The name under which codings see how many rows the row's unit holds (after bounding). Not a column of the table.
 ROWS_PER_UNIT = "\x00rows per unit"
@@ -91,6 +97,27 @@ class Encoding(Protocol):
         """One entry for each cell, of a type and shape that do not depend on the cells, shape (cells, ...)."""
 
 
+class Vectors(Protocol):
+    """How the texts of one column become vectors of whole numbers: a function of each text alone, bit for bit.
+
+    A batch in which a text's numbers depend in their last bits on the texts beside it breaks that: rounding makes whole steps of them.
+    """
+
+    @property
+    def column(self) -> str: ...
+
+    @property
+    def width(self) -> int:
+        """Length of each vector."""
+
+    @property
+    def norm(self) -> int:
+        """Bound on each vector's L2 norm. A text whose vector is longer counts for nothing."""
+
+    def encode(self, texts: Sequence[str]) -> csr_array[Any]:
+        """int64, shape (texts, width)."""
+
+
 class CountingSource(Protocol):
     """Exact, unit-bounded integer counts of private rows. Implemented in memory here; by a database or cluster elsewhere."""
 
@@ -112,6 +139,9 @@ class CountingSource(Protocol):
 
     def count(self, queries: Sequence[Sequence[Coding]]) -> list[IntArray]:
         """For each set of codings its contingency table, flat in C order, in weighted integer counts."""
+
+    def sum_vectors(self, groups: Sequence[Coding], vectors: Vectors) -> IntArray:
+        """Weighted sum of the vectors of each group's rows, shape (cells of the groups' table, width); missing texts count for nothing."""
 
     def count_values(self, column: str) -> tuple[npt.NDArray[np.object_], IntArray]:
         """The values that occur in a column (missing excluded) and their weighted counts."""
@@ -174,6 +204,14 @@ class MemorySource:
 
     def count(self, queries: Sequence[Sequence[Coding]]) -> list[IntArray]:
         return contingency(queries, self._codes, len(self._units), self._weights)
+
+    def sum_vectors(self, groups: Sequence[Coding], vectors: Vectors) -> IntArray:
+        cells = self._columns[vectors.column]
+        if not isinstance(cells, Strings):
+            raise PrivacyError(f"column {vectors.column!r} holds no strings")
+        size = math.prod(c.size for c in groups)
+        held = text_weights(groups, self._codes, cells.codes, (size, len(cells.uniques)), self._weights)
+        return summed(held, cells.uniques, vectors)
 
     def count_values(self, column: str) -> tuple[npt.NDArray[np.object_], IntArray]:
         cells = self._columns[column]
@@ -249,6 +287,41 @@ def tally(codes: Codes, size: int, weights: IntArray | None) -> IntArray:
         return np.bincount(codes, minlength=size).astype(np.int64)
     # Sums of integers in float64 are exact below 2^53, far above rows x scale.
     return np.rint(np.bincount(codes, weights=weights, minlength=size)).astype(np.int64)
+
+
+def text_weights(
+    groups: Sequence[Coding],
+    codes: Callable[[Coding], Codes],
+    texts: npt.NDArray[Any],
+    shape: tuple[int, int],
+    weights: IntArray | None,
+) -> csr_array[Any]:
+    """Total weight of the rows of each group that hold each text, int64, shape (groups, texts).
+
+    texts: of each row the number of its text, -1 = missing.  weights: of each row; None = 1 each.
+    """
+    from scipy.sparse import coo_array
+
+    places = np.zeros(len(texts), np.int64)
+    for coding in groups:
+        places = places * coding.size + codes(coding)
+    present = texts >= 0
+    each = np.ones(len(texts), np.int64) if weights is None else weights
+    return coo_array((each[present], (places[present], texts[present].astype(np.int64))), shape=shape).tocsr()
+
+
+def summed(held: csr_array[Any], texts: npt.NDArray[np.object_], vectors: Vectors) -> IntArray:
+    """The texts' vectors, bounded, weighted and summed by group: shape (groups, width). Whole numbers throughout, so exact."""
+    from scipy.sparse import csr_array
+
+    total = np.zeros((held.shape[0], vectors.width), np.int64)
+    columns = held.tocsc()
+    for start in range(0, len(texts), TEXTS_AT_A_TIME):
+        part = slice(start, start + TEXTS_AT_A_TIME)
+        rows = csr_array(vectors.encode(list(texts[part])), dtype=np.int64)
+        within = np.flatnonzero(rows.multiply(rows).sum(axis=1) <= vectors.norm**2)
+        total += (columns[:, part][:, within] @ rows[within]).toarray()
+    return total
 
 
 def in_order(values: npt.NDArray[np.object_], totals: IntArray) -> tuple[npt.NDArray[np.object_], IntArray]:

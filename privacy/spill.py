@@ -32,11 +32,14 @@ from dpsynth.privacy.source import (
     Numbers,
     Rewrite,
     Strings,
+    Vectors,
     contingency,
     in_order,
     kept_rows,
     narrowest,
+    summed,
     tally,
+    text_weights,
     unit_keys,
     unit_scale,
 )
@@ -206,6 +209,21 @@ class SpilledSource:
             for total, part in zip(out, contingency(queries, codes.__getitem__, size, self._weights(i)), strict=True):
                 total += part
         return out
+
+    def sum_vectors(self, groups: Sequence[Coding], vectors: Vectors) -> IntArray:
+        from scipy.sparse import csr_array
+
+        if vectors.column not in self._uniques:
+            raise PrivacyError(f"column {vectors.column!r} holds no strings")
+        self._encode(set(groups))
+        uniques = self._uniques[vectors.column]
+        shape = math.prod(c.size for c in groups), len(uniques)
+        held = csr_array(shape, dtype=np.int64)
+        for i in range(len(self._sizes)):
+            codes = {c: self._encoded[c].chunk(i) for c in groups}
+            texts = self._columns[vectors.column].chunk(i)
+            held += text_weights(groups, codes.__getitem__, texts, shape, self._weights(i))
+        return summed(held, uniques, vectors)
 
     def count_values(self, column: str) -> tuple[npt.NDArray[np.object_], IntArray]:
         if column in self._uniques:

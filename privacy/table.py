@@ -19,7 +19,7 @@ from dpsynth.privacy.budget import Account
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import Event, Gaussian, StabilityHistogram
 from dpsynth.privacy.noise import Noise
-from dpsynth.privacy.source import Coding, CountingSource, Encoding, FloatArray, IntArray, Rewrite
+from dpsynth.privacy.source import Coding, CountingSource, Encoding, FloatArray, IntArray, Rewrite, Vectors
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -161,6 +161,25 @@ class PrivateTable:
             np.int64,
         )
         return self._noisy(f"{stage}/{label}", np.asarray(weights @ exact), sensitivity, sigma)
+
+    def sums(
+        self, groups: Sequence[Coding], vectors: Vectors, *, mu_squared: float, stage: str, label: str
+    ) -> Measurement:
+        """Noisy sums over units of the vectors of a column's texts, by group: shape (cells of the groups' table, width), in the
+        vectors' own units.
+
+        Proof of the sensitivity. Let D' = D plus one unit, with k rows of weights w_i >= 0 whose sum is at most `scale`, groups g_i and
+        vectors v_i, each a function of its row alone and of L2 norm at most `norm` (longer ones count as zero). The answer moves by
+        sum_i w_i (e_{g_i} tensor v_i), whose norm is at most sum_i w_i |v_i| <= scale * norm, over all groups together, by the
+        triangle inequality. One row reaches that, so it is not loose. Vectors and weights are whole numbers: the sum is exact.
+        """
+        scale = self._source.scale
+        sensitivity = scale * vectors.norm
+        sigma = self._sigma(sensitivity, mu_squared)
+        self._charge_gaussian(stage, label, sensitivity, sigma)
+        exact = self._source.sum_vectors(groups, vectors)
+        noisy = self._noisy(f"{stage}/{label}", exact.ravel(), sensitivity, sigma)
+        return Measurement(values=noisy.values.reshape(exact.shape), sigma=noisy.sigma)
 
     def distinct(self, columns: Sequence[str], *, mu_squared: float, stage: str) -> list[Measurement]:
         """Noisy number of different values in each column. One unit moves it by at most its rows, `max_rows`."""

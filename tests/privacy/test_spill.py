@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from dpsynth.encode.cells import LabelCells, LineCells
 from dpsynth.privacy import spill as spills
@@ -86,6 +88,26 @@ def test_counts_are_those_in_memory(table: list[Row], cuts: list[int], max_rows:
 
 def rows_by_unit(codes: IntArray, units: IntArray) -> list[list[tuple[int, ...]]]:
     return sorted(sorted(map(tuple, codes[units == u].tolist())) for u in np.unique(units))
+
+
+class Letters:
+    """How often a colour's name has the letters e, r and u; `green` is too long to count."""
+
+    column, width, norm = "colour", 3, 2
+
+    def encode(self, texts: Sequence[str]) -> csr_array:
+        return csr_array(np.array([[t.count(c) for c in "eru"] for t in texts], np.int64).reshape(len(texts), 3))
+
+
+@given(
+    rows, st.lists(st.integers(0, 40), max_size=4), st.sampled_from([None, 1, 2, 3]), st.randoms(use_true_random=False)
+)
+def test_sums_are_those_in_memory(table: list[Row], cuts: list[int], max_rows: int | None, random: object) -> None:
+    shuffled = list(table)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    memory, disk = in_memory(table, max_rows), on_disk(shuffled, cuts, max_rows)
+    for groups in ([], [SIZES], [SIZES, KEPT] if max_rows else [SIZES, COLOURS]):
+        assert np.array_equal(memory.sum_vectors(groups, Letters()), disk.sum_vectors(groups, Letters()))
 
 
 @given(rows, st.lists(st.integers(0, 40), max_size=4), st.sampled_from([None, 1, 2]))
