@@ -79,8 +79,8 @@ def release(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SchemaError(f"{folder} exists and is not an empty folder; choose a new one")
     expiry = _expiry(expires)
-    table = synth.sample_typed(n)
-    gate = judge(synth, table)
+    table, reference = synth.measured() if n is None else (synth.sample_typed(n), None)
+    gate = judge(synth, table, reference)
     _require_pass(gate, accept_inconclusive)
     gate = replace(gate, accepted=gate.verdict == "inconclusive")
     partial = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.partial"

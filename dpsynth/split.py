@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -52,6 +52,8 @@ PHASES: dict[str, Phase] = {
     "pairs": "measurement",
     "gate": "gate",
 }
+# How the gate's slice is shared out; what is not asked leaves its part to the distances of columns and pairs.
+GATE_PARTS = {"independent": 0.1, "pairs": 0.2, "groups": 0.3}
 # Codes of a column when pairs are looked at, at most: all of them, or merged to so many.
 RESOLUTIONS = (None, 10, 5)
 # A column of numbers with at most this many whole values has a cell for each (as in `learn`).
@@ -109,6 +111,48 @@ def resolutions_looked_at(d: int) -> tuple[int, ...]:
     return (0, 1, 2) if d * (d - 1) // 2 <= MAX_PAIRS // 10 else (1,)
 
 
+class Watching(Protocol):
+    """What a gate is asked to watch (see `gate.Gate`)."""
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...] | None: ...
+    @property
+    def groups(self) -> tuple[str, ...] | None: ...
+    @property
+    def names(self) -> frozenset[str]: ...
+
+
+def watched(
+    modelled: Iterable[Column], gate: Watching | None
+) -> tuple[list[tuple[str, str]], list[tuple[str, ...]], tuple[str, ...]]:
+    """(pairs, sets of columns that make groups, columns that cannot be watched), of the columns that are modelled.
+
+    gate: None = what a gate watches that nobody told: pairs among target and sensitive columns, groups of the sensitive ones.
+    """
+    columns = {c.name: c for c in modelled}
+    sensitive = [name for name, column in columns.items() if column.sensitive]
+    of_interest = [name for name, column in columns.items() if column.sensitive or column.role == "target"]
+    chosen = None if gate is None else gate.pairs
+    pairs = list(itertools.combinations(of_interest, 2)) if chosen is None else list(chosen)
+    names = sensitive if gate is None or gate.groups is None else list(gate.groups)
+    names = [name for name in names if name in columns]
+    groups = [*((name,) for name in names), *itertools.combinations(names, 2)]
+    lacking = () if gate is None else sorted(gate.names - set(columns))
+    return [pair for pair in pairs if set(pair) <= set(columns)], groups, tuple(lacking)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WatchPlan:
+    """What the gate watches by itself: the dependence of a pair of columns, or the counts of the groups that columns make.
+
+    sigma: noise sd of the pair's distance, or of one group's count, in units.
+    """
+
+    what: Literal["pair", "groups"]
+    columns: tuple[str, ...]
+    sigma: float
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanLine:
     """One stage: its share of mu^2, its queries, and the noise of one query (sd, in units)."""
@@ -147,7 +191,7 @@ class BudgetPlan:
     """What a run of `fit` would spend where, and what it would get for it.
 
     columns: the histograms.  pairs: the tables that would drown if they were chosen, the worst first (they are named only where
-    n_rows is).
+    n_rows is).  watched: by the gate, each by itself; beside the distances of all columns and pairs.
     """
 
     epsilon: float
@@ -157,6 +201,7 @@ class BudgetPlan:
     lines: tuple[PlanLine, ...]
     columns: tuple[CellPlan, ...] = field(default=())
     pairs: tuple[CellPlan, ...] = field(default=())
+    watched: tuple[WatchPlan, ...] = field(default=())
     warnings: tuple[str, ...] = field(default=())
 
     @property
@@ -182,7 +227,11 @@ class BudgetPlan:
         from rich.console import Group
         from rich.text import Text
 
-        shown = [self._stages(), self._cells()] if self.n_rows else [self._stages()]
+        shown = [
+            self._stages(),
+            *([self._cells()] if self.n_rows else []),
+            *([self._watched()] if self.watched else []),
+        ]
         return Group(*shown, *(Text.assemble(("! ", "bold yellow"), text) for text in self.warnings))
 
     def _stages(self) -> Table:
@@ -195,6 +244,20 @@ class BudgetPlan:
             table.add_row(line.stage, f"{line.share:.0%}", str(line.queries), *noise, line.detail)
         phases = ", ".join(f"{phase} {share:.0%}" for phase, share in self.phases.items())
         table.caption = f"by purpose: {phases}; delta kept for values found in the rows: {self.cost.delta:.1g}"
+        return table
+
+    def _watched(self) -> Table:
+        from rich.markup import escape
+
+        table = _table("What the gate watches by itself")
+        for name in ("what", "of", "noise sd", *(["of rows"] if self.n_rows else [])):
+            table.add_column(name, justify="left" if name in ("what", "of") else "right", overflow="fold")
+        for entry in self.watched[:_SHOWN]:
+            noise = [f"±\xa0{entry.sigma:.1f}"] + ([f"{entry.sigma / self.n_rows:.2%}"] if self.n_rows else [])
+            what = "dependence" if entry.what == "pair" else "groups"
+            table.add_row(what, escape(" x ".join(entry.columns)), *noise)
+        left_out = len(self.watched) - _SHOWN
+        table.caption = f"{left_out} more: see --json" if left_out > 0 else None
         return table
 
     def _cells(self) -> Table:
@@ -232,11 +295,17 @@ def _verdict(cell: CellPlan) -> str:
 
 
 def plan(
-    schema: Schema, *, epsilon: float, delta: float = 1e-6, n_rows: int | None = None, split: Split | None = None
+    schema: Schema,
+    *,
+    epsilon: float,
+    delta: float = 1e-6,
+    n_rows: int | None = None,
+    gate: Watching | None = None,
+    split: Split | None = None,
 ) -> BudgetPlan:
     """The split that `fit` would use for a table of this schema; touches no data.
 
-    n_rows: the number of units, if it is *public*, to set the noise in proportion to what a cell holds.
+    n_rows: the number of units, if it is *public*, to set the noise in proportion to what a cell holds.  gate: that of the fit.
     Columns without a kind are planned for as if all about them had to be learned.
     Raises SchemaError where there is nothing to model, PrivacyError where delta is not below 1 / n_rows.
     """
@@ -267,6 +336,7 @@ def plan(
     )
     columns = tuple(_column_cells(schema, lines, cost, n_rows))
     pairs = tuple(_drowned_pairs(schema, columns, lines, n_rows))
+    watches, unwatched = _watch_plan(schema, gate, shares.get("gate", 0.0) * cost.mu_squared)
     return BudgetPlan(
         epsilon=epsilon,
         delta=delta,
@@ -275,7 +345,8 @@ def plan(
         lines=lines,
         columns=columns,
         pairs=pairs,
-        warnings=tuple(_warnings(lines, columns, pairs, (epsilon, delta), cost, n_rows)),
+        watched=watches,
+        warnings=(*unwatched, *_warnings(lines, columns, pairs, (epsilon, delta), cost, n_rows)),
     )
 
 
@@ -368,6 +439,26 @@ def _cells(column: Column, sigma: float, n_rows: int | None) -> int | None:
         if whole <= WHOLE:
             return int(whole) + 1 + missing
     return None if n_rows is None else intervals_worth(n_rows, sigma) + missing
+
+
+def _watch_plan(
+    schema: Schema, gate: Watching | None, mu_squared: float
+) -> tuple[tuple[WatchPlan, ...], tuple[str, ...]]:
+    """(what the gate watches and with what noise, warnings of what it cannot). mu_squared: of its slice."""
+    pairs, groups, lacking = watched(_modelled(schema), gate)
+    asked: list[tuple[Literal["pair", "groups"], list[tuple[str, ...]], float]] = [
+        # A pair's distance is taken twice: from the table, and from one without dependence.
+        ("pair", [*pairs], 2 * len(pairs) / GATE_PARTS["pairs"]),
+        ("groups", groups, len(groups) / GATE_PARTS["groups"]),
+    ]
+    plans = tuple(
+        WatchPlan(what=what, columns=columns, sigma=math.sqrt(queries / mu_squared))
+        for what, sets, queries in asked
+        for columns in sets
+        if mu_squared > 0
+    )
+    warned = (f"The gate cannot watch what is not modelled: {_listed(list(lacking))}.",) if lacking else ()
+    return plans, warned
 
 
 def _drowned_pairs(

@@ -145,15 +145,20 @@ class Synthesizer:
         """
         write(self.chunks(n, seed=seed, rows=rows), self.domain.facts, to, {MARK: self.privacy.run})
 
-    def reference(self) -> tuple[IntArray, FloatArray]:
+    def measured(self) -> tuple[pd.DataFrame, gates.Reference]:
+        """The very table that the gate measured, in types learned under DP, and its `reference`; drawn once for both."""
+        table, codes, unit_ids = self._drawn(self.n_rows, {}, self.seed)
+        return mark(table, self.privacy.run), (codes, unit_weights(self.domain, unit_ids))
+
+    def reference(self) -> gates.Reference:
         """The coded table that the gate measured, and how many units each of its rows stands for."""
         codes, unit_ids = draw(self.domain, self.model, self.n_rows, {}, np.random.default_rng(self.seed))
         return codes, unit_weights(self.domain, unit_ids)
 
-    def compared(self, table: pd.DataFrame) -> gates.Compared | None:
+    def compared(self, table: pd.DataFrame, reference: gates.Reference | None = None) -> gates.Compared | None:
         """A synthetic table beside the one that the gate measured, in codes; None where it has no modelled column or row.
 
-        Scrubbed text is left out: its placeholders are filled with fakes, which have no code.
+        reference: what `reference` gives, where it is known already.  Scrubbed text is left out: its placeholders are filled with fakes, which have no code.
         """
         modelled = [f for f in self.domain.facts if f.codec is not None]
         kept = [(i, f.codec) for i, f in enumerate(modelled) if f.codec is not None and f.treatment == "modelled"]
@@ -162,10 +167,10 @@ class Synthesizer:
             return None
         codecs = tuple(c for _, c in kept)
         cells = read(table).cells
-        reference, weights = self.reference()
+        codes, weights = self.reference() if reference is None else reference
         return gates.Compared(
             codecs=codecs,
-            reference=reference[:, [i for i, _ in kept]],
+            reference=codes[:, [i for i, _ in kept]],
             coded=np.stack([c.encode(cells[c.column]) for c in codecs], axis=1),
             weights=(weights, _row_weights(self.domain, table)),
         )
@@ -175,11 +180,15 @@ class Synthesizer:
             raise SchemaError("n must be a whole number of rows, 0 or more")
         if seed is None:
             seed = self.seed if n is None and not where else secrets.randbits(63)
+        return self._drawn(self.n_rows if n is None else int(n), where, seed)[0]
+
+    def _drawn(self, n: int, where: dict[str, Any], seed: int) -> tuple[pd.DataFrame, IntArray, IntArray]:
+        """(table, its codes, the unit of each row)."""
         rng = np.random.default_rng(seed)
         conditions = conditions_of(self.domain, where)
-        codes, unit_ids = draw(self.domain, self.model, self.n_rows if n is None else int(n), conditions.evidence, rng)
+        codes, unit_ids = draw(self.domain, self.model, n, conditions.evidence, rng)
         values = values_of(self.domain, self.model, codes, conditions, rng)
-        return table_of(self.domain.facts, values, unit_ids, rng)
+        return table_of(self.domain.facts, values, unit_ids, rng), codes, unit_ids
 
     def _codec(self, name: str) -> Codec:
         fact = self.facts.get(name)

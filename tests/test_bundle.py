@@ -255,6 +255,18 @@ def test_the_gate_decides_by_its_interval(synth: dpsynth.Synthesizer) -> None:
     dpsynth.bundle._require_pass(judge(between, table), True)  # type: ignore[attr-defined]
 
 
+def test_a_release_of_the_measured_table_draws_it_once(
+    synth: dpsynth.Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    draw = dpsynth.synthesizer.draw  # type: ignore[attr-defined]
+    monkeypatch.setattr("dpsynth.synthesizer.draw", lambda *a, **k: drawn.append(1) or draw(*a, **k))
+    done = dpsynth.release(synth, tmp_path / "out")
+    assert len(drawn) == 1
+    assert done.gate.checks == judge(synth, synth.sample_typed()).checks
+    pd.testing.assert_frame_equal(synth.measured()[0], synth.sample_typed())
+
+
 def test_another_table_than_the_measured_one_is_held_to_its_distance(synth: dpsynth.Synthesizer) -> None:
     shuffled = synth.sample_typed(n=8000, seed=1)
     own = judge(synth, shuffled).checks[1].high

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dpsynth.gate.judged import Check, ColumnCheck, GateReport, Verdict, judge, of_reference
 from dpsynth.gate.measured import Gate, GateMeasurement, measure
-from dpsynth.gate.tables import Compared, drift
+from dpsynth.gate.tables import Compared, Reference, drift
 
 __all__ = [
     "Check",
@@ -19,6 +19,7 @@ __all__ = [
     "Gate",
     "GateMeasurement",
     "GateReport",
+    "Reference",
     "Verdict",
     "drift",
     "judge",

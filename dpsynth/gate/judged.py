@@ -16,7 +16,7 @@ import numpy as np
 from dpsynth.encode.codec import Codec
 from dpsynth.gate.measured import GateMeasurement, GroupsMeasured, PairMeasured
 from dpsynth.gate.output import OutputCheck, output_checks
-from dpsynth.gate.tables import Compared, drift
+from dpsynth.gate.tables import Compared, Reference, drift
 from dpsynth.privacy.source import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ class GateReport:
         return asdict(self)
 
 
-def judge(synth: Synthesizer, table: pd.DataFrame) -> GateReport:
+def judge(synth: Synthesizer, table: pd.DataFrame, reference: Reference | None = None) -> GateReport:
     """The verdict on a synthetic table: passes only where the whole confidence interval of each check does.
 
-    A table other than the one that was measured is held to the distance between the two on top (triangle inequality).
+    reference: of the synthesizer, where it is known already: otherwise it is drawn anew.  A table other than the one that was measured is held to the distance between the two on top (triangle inequality).
     """
-    return report_on(synth.gate, synth.compared(table), output_checks(synth.domain, table))
+    return report_on(synth.gate, synth.compared(table, reference), output_checks(synth.domain, table))
 
 
 def of_reference(m: GateMeasurement, codecs: Sequence[Codec], codes: IntArray, weights: FloatArray) -> GateReport:

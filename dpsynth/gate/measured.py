@@ -22,9 +22,7 @@ from dpsynth.learn import Domain
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.privacy.table import PrivateTable
-
-# How the gate's slice is shared out; what is not asked leaves its part to the distances.
-_INDEPENDENT, _PAIRS, _GROUPS = 0.1, 0.2, 0.3
+from dpsynth.split import GATE_PARTS, watched
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,12 +140,13 @@ def measure(
     shape (n,), adding up to the noisy number of units.
     """
     asking = _Asking(rows, domain.codecs, reference, weights)
-    pairs, groups, unwatched = _watched(domain, gate)
+    modelled = [f.column for f in domain.facts if f.codec is not None and f.treatment == "modelled"]
+    pairs, groups, unwatched = watched(modelled, gate)
     several = len(asking.codecs) > 1
-    parts = {"independent": _INDEPENDENT * several, "pairs": _PAIRS * bool(pairs), "groups": _GROUPS * bool(groups)}
-    part = {name: share * mu_squared for name, share in parts.items()}
+    asked = {"independent": several, "pairs": bool(pairs), "groups": bool(groups)}
+    part = {name: share * mu_squared * asked[name] for name, share in GATE_PARTS.items()}
     independent, independent_sigma = asking.independent(part["independent"]) if several else (0.0, 0.0)
-    watched = tuple(asking.pairs(pairs, part["pairs"]))
+    of_pairs = tuple(asking.pairs(pairs, part["pairs"]))
     counted = tuple(asking.groups(groups, part["groups"]))
     values, sigma, floors = asking.distances(mu_squared - math.fsum(part.values()))
     d = len(asking.codecs)
@@ -162,23 +161,10 @@ def measure(
         floor1=float(np.mean(floors[:d])),
         floor2=float(np.mean(floors[d:])) if several else 0.0,
         units=asking.n,
-        pairs=watched,
+        pairs=of_pairs,
         groups=counted,
         unwatched=unwatched,
     )
-
-
-def _watched(domain: Domain, gate: Gate) -> tuple[list[tuple[str, str]], list[tuple[str, ...]], tuple[str, ...]]:
-    """(pairs, sets of columns that make groups, columns that cannot be watched)."""
-    modelled = {f.column.name: f.column for f in domain.facts if f.codec is not None and f.treatment == "modelled"}
-    sensitive = [name for name, column in modelled.items() if column.sensitive]
-    of_interest = [name for name, column in modelled.items() if column.sensitive or column.role == "target"]
-    pairs = list(itertools.combinations(of_interest, 2)) if gate.pairs is None else list(gate.pairs)
-    names = sensitive if gate.groups is None else list(gate.groups)
-    names = [name for name in names if name in modelled]
-    pairs = [pair for pair in pairs if set(pair) <= set(modelled)]
-    groups = [*((name,) for name in names), *itertools.combinations(names, 2)]
-    return pairs, groups, tuple(sorted(gate.names - set(modelled)))
 
 
 class _Asking:

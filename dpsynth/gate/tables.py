@@ -17,6 +17,10 @@ from dpsynth.split import pairs_looked_at
 _APART = 2 / math.sqrt(math.pi)
 
 
+# A coded table, shape (rows, codecs), and the units that each of its rows stands for.
+Reference = tuple[IntArray, FloatArray]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Compared:
     """A synthetic table beside the one that the gate measured, in codes of the columns that both have.

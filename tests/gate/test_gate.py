@@ -162,6 +162,21 @@ def test_watched_are_the_target_and_the_sensitive_columns_or_what_the_gate_names
         Gate(pairs=(("age", "age"),))
 
 
+@pytest.mark.parametrize("gate", [None, Gate(pairs=(("age", "hours"),), groups=("origin",))])
+def test_a_plan_lists_what_a_gate_watches_and_the_noise_it_gets(gate: Gate | None) -> None:
+    plan = dpsynth.plan(SCHEMA, epsilon=2.0, gate=gate)
+    synth = dpsynth.fit(census(800), epsilon=2.0, schema=SCHEMA, gate=gate or "auto", progress=False)
+    measured = synth.gate
+    pairs = {(p.first, p.second): 2 * p.sigma * measured.units for p in measured.pairs}
+    groups = {g.columns: g.sigma for g in measured.groups}
+    for what, found in (("pair", pairs), ("groups", groups)):
+        planned = {w.columns: w.sigma for w in plan.watched if w.what == what}
+        assert planned == pytest.approx(found, rel=0.02), what  # noise of whole counts is rounded up a little
+    assert {"pair", "groups"} == {entry["what"] for entry in plan.to_json()["watched"]}
+    lacking = dpsynth.plan(SCHEMA, epsilon=2.0, gate=Gate(groups=("nowhere",)))
+    assert any("cannot watch" in w and "nowhere" in w for w in lacking.warnings)
+
+
 def test_a_column_that_is_not_modelled_cannot_be_watched_and_is_told() -> None:
     rows = census(1500).assign(key=[f"k{i}" for i in range(1500)])
     schema = Schema([*SCHEMA.columns, Column("key", "id")])
