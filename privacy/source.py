@@ -312,13 +312,11 @@ def text_weights(
 
 def summed(held: csr_array[Any], texts: npt.NDArray[np.object_], vectors: Vectors) -> IntArray:
     """The texts' vectors, bounded, weighted and summed by group: shape (groups, width). Whole numbers throughout, so exact."""
-    from scipy.sparse import csr_array
-
     total = np.zeros((held.shape[0], vectors.width), np.int64)
     columns = held.tocsc()
     for start in range(0, len(texts), TEXTS_AT_A_TIME):
         part = slice(start, start + TEXTS_AT_A_TIME)
-        rows = csr_array(vectors.encode(list(texts[part])), dtype=np.int64)
+        rows: csr_array[Any] = vectors.encode(list(texts[part])).astype(np.int64)
         within = np.flatnonzero(rows.multiply(rows).sum(axis=1) <= vectors.norm**2)
         total += (columns[:, part][:, within] @ rows[within]).toarray()
     return total

@@ -45,6 +45,8 @@ from dpsynth.privacy.source import (
 )
 
 if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
     from dpsynth.privacy.ledger.fingerprint import Hashes, RowHashes
 
 # Sorted parts of the content hashes, by their highest bits.
@@ -211,19 +213,18 @@ class SpilledSource:
         return out
 
     def sum_vectors(self, groups: Sequence[Coding], vectors: Vectors) -> IntArray:
-        from scipy.sparse import csr_array
-
         if vectors.column not in self._uniques:
             raise PrivacyError(f"column {vectors.column!r} holds no strings")
         self._encode(set(groups))
         uniques = self._uniques[vectors.column]
         shape = math.prod(c.size for c in groups), len(uniques)
-        held = csr_array(shape, dtype=np.int64)
+        held: csr_array[Any] | None = None
         for i in range(len(self._sizes)):
             codes = {c: self._encoded[c].chunk(i) for c in groups}
             texts = self._columns[vectors.column].chunk(i)
-            held += text_weights(groups, codes.__getitem__, texts, shape, self._weights(i))
-        return summed(held, uniques, vectors)
+            part = text_weights(groups, codes.__getitem__, texts, shape, self._weights(i))
+            held = part if held is None else held + part
+        return np.zeros((shape[0], vectors.width), np.int64) if held is None else summed(held, uniques, vectors)
 
     def count_values(self, column: str) -> tuple[npt.NDArray[np.object_], IntArray]:
         if column in self._uniques:
