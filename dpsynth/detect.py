@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpsynth.encode.questions import IdentifierIn
-from dpsynth.learn import needs_votes
-from dpsynth.privacy.source import Cells, Strings
+from dpsynth.encode.questions import Classifier, IdentifierIn, RangeOf
+from dpsynth.learn import may_be_numbered, needs_votes
+from dpsynth.privacy.source import Cells, Numbers, Strings
 from dpsynth.schema import Schema
 from dpsynth.sources import Rows, SourceColumn, read
 
 if TYPE_CHECKING:
-    from dpsynth.privacy.pii import ColumnFinding, CopyReport, Detector, PIIReport
+    from dpsynth.privacy.pii import ColumnFinding, CopyReport, Decision, Detector, Holds, PIIReport
 
 
 def scan(data: Any, schema: Schema | str | Path | None = None, *, patterns_only: bool = False) -> PIIReport:
@@ -39,7 +39,7 @@ def scan(data: Any, schema: Schema | str | Path | None = None, *, patterns_only:
 
 
 def _finding(source: SourceColumn, cells: Cells, schema: Schema | None, detector: Detector) -> ColumnFinding:
-    from dpsynth.privacy.pii import CELL_CLASSES, LOOKED_AT, ColumnFinding, decide, repeats
+    from dpsynth.privacy.pii import LOOKED_AT, NUMBERS_LOOKED_AT, ColumnFinding, Decision, NumberForms
 
     column = schema[source.name] if schema is not None and source.name in schema else None
     if column is not None and (column.kind is not None or column.role == "identifier"):
@@ -47,17 +47,12 @@ def _finding(source: SourceColumn, cells: Cells, schema: Schema | None, detector
         action = "drop" if dropped else "scrub" if column.kind == "text" else "keep"
         what = {"kind": column.kind or source.type, "entity": column.entity, "reason": "declared in the schema"}
         return ColumnFinding(column=source.name, action=action, declared=True, **what)  # type: ignore[arg-type]
-    if not needs_votes(source, schema):
-        reason = f"a {source.type} column is not searched for identifiers"
-        return ColumnFinding(column=source.name, kind=source.type, entity=None, action="keep", reason=reason)
-    different = len(cells.uniques) if isinstance(cells, Strings) else len(np.unique(cells.data))
-    # The key only picks which cells are looked at; a scan may as well look at the same ones each time.
-    coding = IdentifierIn(
-        source.name, detector, len(CELL_CLASSES), min(1.0, LOOKED_AT / max(different, 1)), "dpsynth.scan.key"
-    )
-    votes = np.bincount(coding.encode(cells), minlength=coding.size).tolist()
-    labels = repeats(different, sum(votes))
-    decision = decide(source.name, dict(zip(CELL_CLASSES, votes, strict=False)), 0.0, repeated=labels)
+    if needs_votes(source, schema):
+        decision = _voted(source.name, cells, detector, LOOKED_AT)
+    elif isinstance(cells, Numbers) and may_be_numbered(source, schema) and _are_long(cells):
+        decision = _voted(source.name, cells, NumberForms(), NUMBERS_LOOKED_AT)
+    else:
+        decision = Decision(action="keep", entity=None, reason=_why_not(source, schema))
     return ColumnFinding(
         column=source.name,
         kind=source.type,
@@ -65,6 +60,38 @@ def _finding(source: SourceColumn, cells: Cells, schema: Schema | None, detector
         action=decision.action,
         reason=decision.reason,
     )
+
+
+def _why_not(source: SourceColumn, schema: Schema | None) -> str:
+    """Why a column's cells need no look."""
+    if source.type not in ("number", "integer"):
+        return f"a {source.type} column holds no identifiers"
+    return (
+        "its numbers are too short for identifiers"
+        if may_be_numbered(source, schema)
+        else "what the schema declares of it"
+    )
+
+
+def _voted(name: str, cells: Cells, detector: Classifier, looked_at: int) -> Decision:
+    from dpsynth.privacy.pii import CELL_CLASSES, decide, repeats
+
+    different = len(cells.uniques) if isinstance(cells, Strings) else len(np.unique(cells.data))
+    # The key only picks which cells are looked at; a scan may as well look at the same ones each time.
+    coding = IdentifierIn(
+        name, detector, len(CELL_CLASSES), min(1.0, looked_at / max(different, 1)), "dpsynth.scan.key"
+    )
+    votes = np.bincount(coding.encode(cells), minlength=coding.size).tolist()
+    labels = repeats(different, sum(votes))
+    holds: Holds = "numbers" if isinstance(cells, Numbers) else "labels" if labels else "texts"
+    return decide(name, dict(zip(CELL_CLASSES, votes, strict=False)), 0.0, holds=holds)
+
+
+def _are_long(cells: Numbers) -> bool:
+    from dpsynth.privacy.pii import are_long
+
+    edges = RangeOf("", "number").edges
+    return are_long(edges, np.histogram(cells.data[~np.isnan(cells.data)], edges)[0].astype(np.float64))
 
 
 def copies(real: Any, synthetic: Any, schema: Schema | str | Path | None = None) -> CopyReport:

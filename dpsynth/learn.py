@@ -47,7 +47,18 @@ from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, 
 from dpsynth.enforce import SCALES, Rules, cuts, made_column
 from dpsynth.mapping import learned
 from dpsynth.privacy.errors import SchemaError
-from dpsynth.privacy.pii import CELL_CLASSES, LOOKED_AT, decide, header_entity, repeats
+from dpsynth.privacy.pii import (
+    CELL_CLASSES,
+    LOOKED_AT,
+    NUMBERS_LOOKED_AT,
+    Decision,
+    Holds,
+    NumberForms,
+    are_long,
+    decide,
+    header_entity,
+    repeats,
+)
 from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable, Vocabulary
 from dpsynth.schema import Column, Kind, Schema
@@ -61,6 +72,8 @@ Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id", "deter
 MAPPED_INTERVALS = 64
 # An integer column spanning at most this many values gets a cell for each.
 WHOLE = 512
+# Of the price of the votes on strings, what those on long numbers cost, where a table has some: nearly all of them must agree.
+NUMBERS_PART = 0.3
 # So many standard deviations of noise above a count there is hardly ever more.
 SURE = 4.0
 # A second look for categories is worth its price where more than this share of the rows is left without one.
@@ -141,7 +154,8 @@ def learn(
     """Fill in what the schema leaves open. detector: needed where a string column's kind is not declared."""
     learner = _Learner(table, split, detector, key, progress, schema.constraints if schema is not None else ())
     voted_on = [s.name for s in sources if s.name != table.unit and needs_votes(s, schema)]
-    return learner.run([declared(source, schema) for source in sources], voted_on)
+    numbers = [s.name for s in sources if s.name != table.unit and may_be_numbered(s, schema)]
+    return learner.run([declared(source, schema) for source in sources], voted_on, numbers)
 
 
 def needs_votes(source: SourceColumn, schema: Schema | None) -> bool:
@@ -150,6 +164,17 @@ def needs_votes(source: SourceColumn, schema: Schema | None) -> bool:
     if column.kind is not None or column.role == "identifier":
         return False
     return source.type == "string" or (source.type in ("number", "integer") and header_entity(source.name) is not None)
+
+
+def may_be_numbered(source: SourceColumn, schema: Schema | None) -> bool:
+    """Whether a column of numbers is voted on where they turn out to be long: nothing is declared of it, and its name says nothing."""
+    if source.type not in ("number", "integer") or header_entity(source.name) is not None:
+        return False
+    if schema is None:
+        return True
+    column = schema[source.name] if source.name in schema else Column(source.name)
+    reckoned_with = any(source.name in c.columns for c in schema.constraints)
+    return column.kind is None and column.role != "identifier" and not reckoned_with
 
 
 def declared(source: SourceColumn, schema: Schema | None) -> Column:
@@ -193,11 +218,12 @@ class _Learner:
         self.totals: list[tuple[float, float]] = []  # noisy counts of all units, and their variances
         self.known: dict[str, float] = {}  # units whose cell is not missing
 
-    def run(self, columns: list[Column], voted_on: Sequence[str]) -> Domain:
+    def run(self, columns: list[Column], voted_on: Sequence[str], numbers: Sequence[str]) -> Domain:
         columns = [self._unit(c) if c.name == self.table.unit else c for c in columns]
         self._follow(self.constraints)
         columns = self._identifiers(columns, voted_on)
         columns = self._schema(columns)
+        columns = self._numbers(columns, numbers)
         columns = self._vocabulary(columns)
         self._mappings({c.name: c for c in columns})
         return self._one_way(columns)
@@ -248,26 +274,50 @@ class _Learner:
         counted = self.table.distinct(names, mu_squared=0.1 * share, stage="identifiers")
         self.distinct = {name: float(m.values[0]) for name, m in zip(names, counted, strict=True)}
         for name, different in zip(names, counted, strict=True):
-            rate = min(1.0, LOOKED_AT / max(self.distinct[name], 1.0))
-            coding = IdentifierIn(name, self._need_detector(name), len(CELL_CLASSES), rate, self.key)
-            (votes,) = self.table.counts(
-                [[coding]], mu_squared=0.9 * share / len(names), stage="identifiers", labels=[f"votes on {name}"]
-            )
-            by_class = dict(zip(CELL_CLASSES, votes.values[: len(CELL_CLASSES)].tolist(), strict=True))
+            rate = LOOKED_AT / max(self.distinct[name], 1.0)
+            votes, sigma = self._votes_on(name, self._need_detector(name), rate, 0.9 * share / len(names))
             at_most = float(different.values[0]) + SURE * different.sigma
-            labels = repeats(at_most, float(votes.values.sum()))
-            decision = decide(name, by_class, votes.sigma, repeated=labels)
+            labels = repeats(at_most, sum(votes.values()))
+            is_open = next(c.kind for c in columns if c.name == name) is None
+            holds: Holds = "numbers" if not is_open else "labels" if labels else "texts"
+            decision = decide(name, votes, sigma, holds=holds)
             self.reasons[name] = decision.reason
             if decision.action == "drop":
-                self.treatments[name] = "fake"
-                update: dict[str, Any] = {"role": "identifier", "entity": decision.entity, "nullable": False}
-                update |= {"kind": None, "integer": None}  # a fake is written as a string
-                columns = [replace(c, **update) if c.name == name else c for c in columns]
-            elif decision.labels:
-                columns = [replace(c, kind=c.kind or "categorical") if c.name == name else c for c in columns]
-            elif decision.action == "scrub" and next(c.kind for c in columns if c.name == name) is None:
-                columns = [replace(c, kind="text") if c.name == name else c for c in columns]
+                columns = self._dropped(columns, name, decision)
+            elif decision.labels or decision.action == "scrub":
+                kind: Kind = "categorical" if decision.labels else "text"
+                columns = [replace(c, kind=kind) if c.name == name else c for c in columns]
             self.progress.advance()
+        return columns
+
+    def _votes_on(
+        self, name: str, classifier: Classifier, rate: float, mu_squared: float
+    ) -> tuple[dict[str, float], float]:
+        """(noisy counts of each class of cells, of those that were not looked at and of missing ones; their noise)."""
+        coding = IdentifierIn(name, classifier, len(CELL_CLASSES), min(1.0, rate), self.key)
+        (votes,) = self.table.counts(
+            [[coding]], mu_squared=mu_squared, stage="identifiers", labels=[f"votes on {name}"]
+        )
+        classes = (*CELL_CLASSES, "not looked at", "missing")
+        return dict(zip(classes, votes.values.tolist(), strict=True)), votes.sigma
+
+    def _dropped(self, columns: list[Column], name: str, decision: Decision) -> list[Column]:
+        self.treatments[name] = "fake"
+        update: dict[str, Any] = {"role": "identifier", "entity": decision.entity, "nullable": False}
+        update |= {"kind": None, "integer": None, "decimals": None}  # a fake is written as a string
+        return [replace(c, **update) if c.name == name else c for c in columns]
+
+    def _numbers(self, columns: list[Column], names: Sequence[str]) -> list[Column]:
+        """Vote on columns of long numbers whose names say nothing; the ranges that were bought tell which those are."""
+        long = [c.name for c in self._open(columns) if c.name in names and are_long(*self.ranges[c.name])]
+        for name in long:
+            cells = max(float(self.ranges[name][1].sum()), 1.0)
+            each = NUMBERS_PART * self.split.identifiers * self.total / len(long)
+            votes, sigma = self._votes_on(name, NumberForms(), NUMBERS_LOOKED_AT / cells, each)
+            decision = decide(name, votes, sigma, holds="numbers")
+            self.reasons[name] = decision.reason
+            if decision.action == "drop":
+                columns = self._dropped(columns, name, decision)
         return columns
 
     # -- schema --------------------------------------------------------------------------------------------------------

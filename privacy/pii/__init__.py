@@ -7,7 +7,7 @@ fakes    identifiers that cannot be real
 leaks    the scan of what leaves: valid identifiers outside the fakes' ranges
 copies   the owner's comparison of an output with the real values
 report   what a scan found, as a table and as an audit log
-normalise, identifiers, languages, recognisers, rampart   what the engine is made of
+normalise, identifiers, numbers, languages, recognisers, rampart   what the engine is made of
 
 Scrubbing is not the guarantee: detectors miss a third of the names in noisy text. Differential privacy is.
 """
@@ -16,6 +16,8 @@ from dpsynth.privacy.pii.columns import (
     CELL_CLASSES,
     LOOKED_AT,
     Decision,
+    Holds,
+    NumberForms,
     decide,
     header_entity,
     names_country,
@@ -26,6 +28,7 @@ from dpsynth.privacy.pii.copies import CopyReport, find_copies
 from dpsynth.privacy.pii.engine import Detector, load_detector
 from dpsynth.privacy.pii.fakes import fake_columns
 from dpsynth.privacy.pii.leaks import find_leaks
+from dpsynth.privacy.pii.numbers import NUMBERS_LOOKED_AT, are_long
 from dpsynth.privacy.pii.report import ColumnFinding, PIIReport
 from dpsynth.privacy.pii.scrub import fill_placeholders
 
@@ -36,7 +39,11 @@ __all__ = [
     "CopyReport",
     "Decision",
     "Detector",
+    "Holds",
+    "NUMBERS_LOOKED_AT",
+    "NumberForms",
     "PIIReport",
+    "are_long",
     "decide",
     "fake_columns",
     "fill_placeholders",

@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from dpsynth.privacy.errors import PIIError
 from dpsynth.privacy.pii.identifiers import Span, is_timestamp
+from dpsynth.privacy.pii.numbers import BY_DIGITS, number_class
+from dpsynth.privacy.source import IntArray
 
 # Entities that name one person (or one device or account): a column of them is dropped and regenerated. The surest come
 # first: where two fill the same span, the first one names it.
@@ -37,7 +41,7 @@ DIRECT = (
 # What points at a person together with other things: masked in free text; as a column it stays, under DP.
 QUASI = ("LOCATION", "ORGANIZATION", "ZIP_CODE", "DATE_TIME", "AGE", "NRP", "TITLE")
 MASKED = (*DIRECT, *QUASI)
-CELL_CLASSES = ("NONE", *DIRECT, "TEXT")
+CELL_CLASSES = ("NONE", *DIRECT, *BY_DIGITS, "TEXT")
 # Types whose digits are checked, so that a chance hit is rare and a smaller share of hits decides.
 CHECKED = ("CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "US_SSN", "FR_NIR", "IP_ADDRESS", "MAC_ADDRESS", "CRYPTO")
 # Types that only their surroundings give away: a column's header must speak for them.
@@ -50,6 +54,7 @@ FEW_VALUES = 0.01
 COVERED = 0.8
 SENTENCE_WORDS = 5
 CLEAR = 4.0
+NEARLY_ALL = 0.8
 
 # Whole names of columns, in English, French, German and Spanish; lower case, words joined by underscores.
 _NUMBER_WORDS = r"(_?(number|numbers|numero|no|nr|num|nummer|id|code))?"
@@ -77,6 +82,9 @@ _HEADERS = {
     "COORDINATES": r"(.*_)?(coordinates|coords|geo_?location|lat_?(lon|lng)|gps)",
     "CRYPTO": r"(.*_)?(wallet|bitcoin|btc|ethereum|eth)(_?addr(ess)?)?",
 }  # fmt: skip
+
+
+Holds = Literal["texts", "labels", "numbers"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +148,17 @@ def cell_class(cell: str, spans: Sequence[Span], header: str) -> int:
         if sum(any(s.start <= i < s.end for s in own) for i in letters) >= COVERED * len(letters):
             return CELL_CLASSES.index(entity)
         holds_identifier = holds_identifier or entity != "PERSON" or len(cell.split()) >= SENTENCE_WORDS
+    if bare_number and not holds_identifier:
+        return CELL_CLASSES.index(number_class(cell))
     return CELL_CLASSES.index("TEXT") if holds_identifier else 0
+
+
+class NumberForms:
+    """Classifies whole numbers, written in digits, by their form alone: what of a detector needs no model."""
+
+    def classify(self, cells: Sequence[str], header: str) -> IntArray:
+        """Class of each cell, an index into CELL_CLASSES, shape (cells,)."""
+        return np.array([CELL_CLASSES.index(number_class(cell)) for cell in cells], np.int64)
 
 
 def _credible(found: str, entity: str, expected: str | None) -> bool:
@@ -166,11 +184,15 @@ def repeats(different: float, cells: float) -> bool:
     return different < min(FEW_VALUES * cells, LOOKED_AT)
 
 
-def decide(header: str, votes: Mapping[str, float], noise_sd: float, *, repeated: bool = False) -> Decision:
+# Why a column that holds identifiers here and there is not scrubbed: only texts are.
+_NO_TEXTS = {"labels": "few values, each of many rows", "numbers": "numbers, of which some look the part"}
+
+
+def decide(header: str, votes: Mapping[str, float], noise_sd: float, *, holds: Holds = "texts") -> Decision:
     """What to do with a column, from (noisy) counts of its cells' classes. Shares are of cells, never of hits.
 
-    votes: class -> count; noise_sd: of each count (0 for exact ones).  repeated: whether its values are labels (`repeats`), which
-    are no free text to be scrubbed: what looks like a name is said of many units alike.  A class counts when it stands four standard deviations
+    votes: class -> count; noise_sd: of each count (0 for exact ones).  holds: "labels" where values repeat (`repeats`): they
+    are no free text to be scrubbed, for what looks like a name is said of many units alike; no more are numbers.  A class counts when it stands four standard deviations
     of its noise above zero (of some twenty classes that hold nothing, one gets there in one column of two thousand), so a column of
     identifiers is missed only where the noise drowns it; and then its name decides, which costs nothing.
     """
@@ -181,8 +203,10 @@ def decide(header: str, votes: Mapping[str, float], noise_sd: float, *, repeated
         entity = expected
     hits = votes.get(entity, 0.0)
     # What other classes seem to hold is mostly noise where it is not clear.
-    others = [v for e, v in votes.items() if e not in ("NONE", entity) and v > floor]
-    cells = max(votes.get("NONE", 0.0), 0.0) + max(hits, 0.0) + sum(others)
+    others = [v for e in (*DIRECT, "TEXT") if e != entity and (v := votes.get(e, 0.0)) > floor]
+    by_digits = {e: v for e in BY_DIGITS if (v := votes.get(e, 0.0)) > floor}
+    bare = sum(by_digits.values())
+    cells = max(votes.get("NONE", 0.0), 0.0) + max(hits, 0.0) + sum(others) + bare
     needed = 0.3 if entity in CHECKED or entity == expected else 0.5
     if hits > floor and hits >= needed * cells:
         return Decision(action="drop", entity=entity, reason=f"{_percent(hits / cells)} of its cells are {entity}")
@@ -190,12 +214,16 @@ def decide(header: str, votes: Mapping[str, float], noise_sd: float, *, repeated
         return Decision(
             action="drop", entity=entity, reason=f"its name says {entity}; noise hides whether its cells are"
         )
+    if bare > NEARLY_ALL * cells:
+        entity = BY_DIGITS[max(by_digits, key=lambda e: by_digits[e])]
+        return Decision(action="drop", entity=entity, reason=f"{_percent(bare / cells)} of its numbers may be {entity}")
     mixed = sum(others) + (hits if hits > floor else 0.0)
     if mixed > max(floor, 0.02 * cells):
         reason = f"{_percent(mixed / cells)} of its cells hold identifiers"
-        if repeated:
-            reason = f"few values, each of many rows; {reason}"
-        return Decision(action="keep" if repeated else "scrub", entity=None, reason=reason, labels=repeated)
+        if holds == "texts":
+            return Decision(action="scrub", entity=None, reason=reason)
+        reason = f"{_NO_TEXTS[holds]}; {reason}"
+        return Decision(action="keep", entity=None, reason=reason, labels=holds == "labels")
     return Decision(action="keep", entity=None, reason="no identifiers found")
 
 
