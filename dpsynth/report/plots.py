@@ -58,7 +58,7 @@ def heat_map(names: Sequence[str], values: FloatArray) -> Markup:
     """A square of associations between -1 and 1; darker is stronger, the sign is the hue."""
     n = len(names)
     cell = 16
-    left = 7 * max((len(_short(name)) for name in names), default=1) + 6
+    left = 8 * max((len(_short(name)) for name in names), default=1) + 6
     out = []
     for i, row in enumerate(names):
         y = i * cell
@@ -73,7 +73,7 @@ def heat_map(names: Sequence[str], values: FloatArray) -> Markup:
             )
     width = left + n * cell
     return Markup(
-        f'<svg class="heat" viewBox="0 0 {width} {n * cell}" style="max-width:{width}px" role="img" '
+        f'<svg class="heat" viewBox="0 0 {width} {n * cell}" style="max-width:{width}px;min-width:{min(width, 420)}px" role="img" '
         f'aria-label="Associations between {n} columns">{"".join(out)}</svg>'
     )
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dpsynth.synthesizer import Synthesizer
 
 MAX_BARS = 24
+# A smaller share of missing cells gets no bar beside those of the numbers.
+LEAST_MISSING = 0.001
 
 
 def render(
@@ -50,7 +52,7 @@ def render(
 
 
 def _histograms(synth: Synthesizer, table: pd.DataFrame, gate: GateReport) -> list[dict[str, Any]]:
-    distances = {c.name: f"{c.tv1:.3f} ± {2 * c.noise:.3f}" for c in gate.columns}
+    distances = {c.name: f"{max(c.tv1, 0.0):.3f} ± {2 * c.noise:.3f}" for c in gate.columns}
     cells = read(table).cells
     out = []
     for name, fact in synth.facts.items():
@@ -75,6 +77,8 @@ def _bars(codec: Codec, cells: Cells) -> tuple[list[str], FloatArray, FloatArray
     starts = np.flatnonzero(np.diff(codec.groups[:-1], prepend=-1))
     labels = [described[i].split(" to ")[0] for i in starts]
     shares = [np.add.reduceat(s[:-1], starts) if len(starts) else np.zeros(0) for s in (codec.shares, made)]
+    if max(codec.shares[-1], made[-1]) < LEAST_MISSING:
+        return labels, shares[0], shares[1]
     return [*labels, "(missing)"], np.append(shares[0], codec.shares[-1]), np.append(shares[1], made[-1])
 
 
