@@ -57,6 +57,7 @@ from dpsynth.privacy.pii import (
     are_long,
     decide,
     header_entity,
+    made_up_labels,
     repeats,
 )
 from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray
@@ -211,6 +212,7 @@ class _Learner:
         self.reasons: dict[str, str] = {}
         self.treatments: dict[str, Treatment] = {}
         self.distinct: dict[str, float] = {}
+        self.of_people: set[str] = set()  # columns of labels that are names for the most part
         self.ranges: dict[str, tuple[FloatArray, FloatArray]] = {}
         self.steps: dict[str, float | None] = {}
         self.vocabularies: dict[str, Vocabulary] = {}
@@ -286,6 +288,8 @@ class _Learner:
                 columns = self._dropped(columns, name, decision)
             elif decision.labels or decision.action == "scrub":
                 kind: Kind = "categorical" if decision.labels else "text"
+                if decision.entity is not None:
+                    self.of_people.add(name)
                 columns = [replace(c, kind=kind) if c.name == name else c for c in columns]
             self.progress.advance()
         return columns
@@ -382,6 +386,9 @@ class _Learner:
             lacking = [name for name in again if self._lacks_values(name)]
             share = self.split.rare_values if lacking else UNNEEDED * self.split.rare_values
             self._look(lacking or again, share * self.total, delta, "rare-values")
+        for c in needing:
+            if c.name in self.distinct and self.treatments.get(c.name) != "scrubbed text":
+                self._make_up_labels(c.name)
         for c in self._open(columns):
             found = self.vocabularies.get(c.name)
             if c.kind == "categorical" and found and not found.values and self.distinct.get(c.name, 0) > LOOKED_AT:
@@ -398,6 +405,23 @@ class _Learner:
             )
             self.vocabularies[name] = together(self.vocabularies.get(name), without_identifiers(found))
             self.progress.advance()
+
+    def _make_up_labels(self, name: str) -> None:
+        """Replace frequent values that are identifiers by made-up ones, in the rows too, so that no model sees them.
+
+        Free: what the values are was bought, and a row's cell is replaced by a function of that cell alone.
+        """
+        found = self.vocabularies[name]
+        labels = [v for v in found.values if isinstance(v, str)]
+        rng = np.random.default_rng(list(self.key.encode()))
+        made = made_up_labels(labels, name, self._need_detector(name), rng, of_people=name in self.of_people)
+        if not made:
+            return
+        self.table.rewrite(name, lambda cells: [made.get(cell, cell) for cell in cells])
+        self.vocabularies[name] = replace(
+            found, values=tuple(made.get(v, v) if isinstance(v, str) else v for v in found.values)
+        )
+        self.reasons[name] += f"; {len(made)} of its labels were identifiers or read like names, and are made up"
 
     def _lacks_values(self, name: str) -> bool:
         """Whether many rows hold values that were not found."""

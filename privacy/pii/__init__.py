@@ -2,6 +2,7 @@
 
 engine   Presidio over two pinned, offline models; fails closed
 columns  what a cell and a column are, from spans and from headers; decisions from (noisy) votes
+labels   frequent values that are identifiers -> made-up ones
 scrub    spans -> placeholders, numbered within a text; and placeholders -> fakes (`fill_placeholders`, after sampling)
 fakes    identifiers that cannot be real
 leaks    the scan of what leaves: valid identifiers outside the fakes' ranges
@@ -27,6 +28,7 @@ from dpsynth.privacy.pii.columns import (
 from dpsynth.privacy.pii.copies import CopyReport, find_copies
 from dpsynth.privacy.pii.engine import Detector, load_detector
 from dpsynth.privacy.pii.fakes import fake_columns
+from dpsynth.privacy.pii.labels import made_up_labels
 from dpsynth.privacy.pii.leaks import find_leaks
 from dpsynth.privacy.pii.numbers import NUMBERS_LOOKED_AT, are_long
 from dpsynth.privacy.pii.report import ColumnFinding, PIIReport
@@ -51,6 +53,7 @@ __all__ = [
     "find_leaks",
     "header_entity",
     "load_detector",
+    "made_up_labels",
     "names_country",
     "repeats",
     "require_clean_names",

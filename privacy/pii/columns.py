@@ -91,7 +91,8 @@ Holds = Literal["texts", "labels", "numbers"]
 class Decision:
     """What becomes of a column: dropped and regenerated, scrubbed cell by cell, or kept.
 
-    labels: kept although some cells hold identifiers, for its few values are labels of many units each.
+    labels: kept although some cells hold identifiers, for its few values are labels of many units each; those that are
+    identifiers are made up (`labels`).  entity: of the greater part of its cells, if that is an identifier.
     """
 
     action: Literal["drop", "scrub", "keep"]
@@ -185,16 +186,23 @@ def repeats(different: float, cells: float) -> bool:
 
 
 # Why a column that holds identifiers here and there is not scrubbed: only texts are.
-_NO_TEXTS = {"labels": "few values, each of many rows", "numbers": "numbers, of which some look the part"}
+_NO_TEXTS = {
+    "labels": "few values, each of many rows, of which those that are identifiers are made up",
+    "numbers": "numbers, of which some look the part",
+}
+# A column of few of these is one of labels all the same: who treats whom, what happens where.
+_MAY_BE_LABELS = ("PERSON", "STREET_ADDRESS")
 
 
 def decide(header: str, votes: Mapping[str, float], noise_sd: float, *, holds: Holds = "texts") -> Decision:
     """What to do with a column, from (noisy) counts of its cells' classes. Shares are of cells, never of hits.
 
     votes: class -> count; noise_sd: of each count (0 for exact ones).  holds: "labels" where values repeat (`repeats`): they
-    are no free text to be scrubbed, for what looks like a name is said of many units alike; no more are numbers.  A class counts when it stands four standard deviations
-    of its noise above zero (of some twenty classes that hold nothing, one gets there in one column of two thousand), so a column of
-    identifiers is missed only where the noise drowns it; and then its name decides, which costs nothing.
+    are no free text to be scrubbed, for what looks like a name is said of many units alike; no more are numbers.
+
+    A class counts when it stands four standard deviations of its noise above zero (of some twenty classes that hold nothing, one
+    gets there in one column of two thousand), so a column of identifiers is missed only where the noise drowns it; and then its name
+    decides, which costs nothing.
     """
     expected = header_entity(header)
     entity = max(DIRECT, key=lambda e: votes.get(e, 0.0))
@@ -208,7 +216,9 @@ def decide(header: str, votes: Mapping[str, float], noise_sd: float, *, holds: H
     bare = sum(by_digits.values())
     cells = max(votes.get("NONE", 0.0), 0.0) + max(hits, 0.0) + sum(others) + bare
     needed = 0.3 if entity in CHECKED or entity == expected else 0.5
-    if hits > floor and hits >= needed * cells:
+    filled = hits > floor and hits >= needed * cells
+    as_labels = holds == "labels" and entity in _MAY_BE_LABELS and entity != expected
+    if filled and not as_labels:
         return Decision(action="drop", entity=entity, reason=f"{_percent(hits / cells)} of its cells are {entity}")
     if entity == expected and noise_sd > 0 and hits + 2 * noise_sd >= needed * (cells - 2 * noise_sd):
         return Decision(
@@ -223,7 +233,7 @@ def decide(header: str, votes: Mapping[str, float], noise_sd: float, *, holds: H
         if holds == "texts":
             return Decision(action="scrub", entity=None, reason=reason)
         reason = f"{_NO_TEXTS[holds]}; {reason}"
-        return Decision(action="keep", entity=None, reason=reason, labels=holds == "labels")
+        return Decision(action="keep", entity=entity if filled else None, reason=reason, labels=holds == "labels")
     return Decision(action="keep", entity=None, reason="no identifiers found")
 
 

@@ -132,7 +132,11 @@ def test_few_values_of_many_rows_are_labels_and_no_texts(different: int, cells: 
     votes = {"NONE": 0.9 * cells, "PERSON": 0.1 * cells}
     decision = decide("desk", votes, 0.0, holds="labels" if labels else "texts")
     assert (decision.action, decision.labels) == (("keep", True) if kept else ("scrub", False))
-    assert decide("desk", {"PERSON": float(cells)}, 0.0, holds="labels" if labels else "texts").action == "drop"
+    whole = {
+        e: decide("desk", {e: float(cells)}, 0.0, holds="labels" if labels else "texts") for e in ("PERSON", "US_SSN")
+    }
+    assert (whole["PERSON"].action, whole["US_SSN"].action) == ("keep" if kept else "drop", "drop")
+    assert decide("name", {"PERSON": float(cells)}, 0.0, holds="labels").action == "drop"
 
 
 def test_noise_that_drowns_the_votes_keeps_a_column_and_does_not_drop_it_by_chance() -> None:

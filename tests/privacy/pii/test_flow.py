@@ -11,7 +11,7 @@ import pytest
 
 import dpsynth
 from dpsynth import Column, Schema
-from dpsynth.privacy.pii import Detector, fake_columns, find_leaks
+from dpsynth.privacy.pii import Detector, fake_columns, find_leaks, made_up_labels
 
 N = 800
 
@@ -65,17 +65,50 @@ def test_what_the_user_declares_decides(tmp_path: Path) -> None:
     assert found["ssn"] == ("drop", False) and found["phones"] == ("keep", False)
 
 
-def test_a_scan_and_a_fit_say_the_same_of_labels_and_of_texts() -> None:
+def test_a_scan_and_a_fit_say_the_same_of_labels_and_of_texts_and_labels_that_are_names_are_made_up(
+    tmp_path: Path,
+) -> None:
     rng = np.random.default_rng(0)
-    desk = rng.choice(["unassigned", "Maria Gonzalez", "second floor"], 12_000, p=[0.5, 0.2, 0.3])
+    names = ["Maria Gonzalez", "John Smith", "Amélie Lefèvre"]
+    doctor = rng.choice(names, 12_000)
+    desk = np.where(rng.random(12_000) < 0.7, rng.choice(["unassigned", "Gift Card"], 12_000, p=[0.85, 0.15]), doctor)
+    ward = np.where(rng.random(12_000) < 0.9, np.where(doctor == names[0], "east", "west"), "north")
     notes = [f"case {i}: nothing new" if i % 4 else f"Maria Gonzalez called, case {i}" for i in range(400)] * 30
-    table = pd.DataFrame({"desk": desk, "note": notes})
+    table = pd.DataFrame({"treats": doctor, "desk": desk, "ward": ward, "note": notes})
     found = {f.column: (f.action, f.reason) for f in dpsynth.scan(table).findings}
     synth = dpsynth.fit(table, epsilon=8.0, progress=False)
     facts = {name: (fact.treatment, fact.reason) for name, fact in synth.facts.items()}
-    assert [found["desk"][0], facts["desk"][0]] == ["keep", "modelled"]
-    assert [found["note"][0], facts["note"][0]] == ["scrub", "scrubbed text"]
-    assert all("few values, each of many rows" in said["desk"][1] for said in (found, facts))
+    for name in ("treats", "desk"):
+        assert (found[name][0], facts[name][0]) == ("keep", "modelled")
+        assert all("few values, each of many rows" in said[name][1] for said in (found, facts))
+    assert (found["note"][0], facts["note"][0]) == ("scrub", "scrubbed text")
+    assert "3 of its labels" in facts["treats"][1] and "3 of its labels" in facts["desk"][1]
+    out = synth.sample(2000)
+    assert {"unassigned", "Gift Card"} < set(out["desk"]) and not set(names) & {*out["desk"], *out["treats"]}
+    assert len(set(out["treats"])) == 3 and len(set(out["desk"])) == 5
+    east = out.loc[out["ward"] == "east", "treats"].value_counts(normalize=True)
+    assert east.iloc[0] > 0.9, "who goes with what is lost"
+    synth.save(tmp_path / "model")
+    saved = "".join(p.read_bytes().decode("utf-8", "ignore") for p in (tmp_path / "model").rglob("*") if p.is_file())
+    assert not [name for name in names if name in saved or name.encode("unicode_escape").decode() in saved]
+
+
+def test_labels_are_made_up_each_for_itself_and_all_different(detector: Detector) -> None:
+    labels = [
+        "Maria Gonzalez",
+        "Gift Card",
+        "742 Evergreen Terrace",
+        "open",
+        "call Maria Gonzalez again about the bill",
+    ]
+    labels += [f"{first} Smith" for first in ("Ann", "Bob", "Carl", "Dora", "Emil", "Fred")]
+    rng = np.random.default_rng(0)
+    made = made_up_labels(labels, "desk", detector, rng, of_people=False)
+    assert set(made) == set(labels) - {"Gift Card", "open"}
+    assert len({*labels, *made.values()}) == len(labels) + len(made)
+    assert made[labels[4]].startswith("call ") and made[labels[4]].endswith(" again about the bill")
+    assert "Gift Card" in made_up_labels(labels, "desk", detector, rng, of_people=True)
+    assert made_up_labels(["病人王小明", "open"], "desk", detector, rng, of_people=True) == {}
 
 
 def test_patterns_alone_are_written_in_the_statement() -> None:
