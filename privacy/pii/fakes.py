@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from dpsynth.privacy.pii.identifiers import is_nir, is_wallet, passes_luhn, passes_mod97, plain_email
+from dpsynth.privacy.pii.identifiers import is_nir, is_ssn, is_wallet, passes_luhn, passes_mod97, plain_email
+from dpsynth.privacy.pii.normalise import to_ascii
 
 TOWNS = ("Aldermoor", "Brackenfield", "Castlewick", "Dunmarrow", "Elmhollow", "Fernleigh", "Greyharbor", "Hazelbrook")
 COMPANIES = ("Example Works", "Sample & Sons", "Placeholder Ltd", "Specimen Group", "Demo Partners", "Mockingbird Co")
@@ -42,7 +42,7 @@ _LOCALES = {"US": "en_US", "GB": "en_GB", "FR": "fr_FR", "DE": "de_DE"}
 
 def region_of(country: object) -> str:
     """The region of fakes that fits a country's name or code; US where none does."""
-    plain = re.sub(r"[^a-z]+", "-", _ascii(str(country)).lower()).strip("-")
+    plain = re.sub(r"[^a-z]+", "-", to_ascii(str(country)).lower()).strip("-")
     return next((region for region, names in _REGIONS.items() if plain in names.split()), "US")
 
 
@@ -176,7 +176,7 @@ def _people(region: str) -> tuple[list[str], list[str]]:
 
 def _person(column: str, first: list[str], last: list[str]) -> list[str]:
     """Full names, or the part of them that the column's name asks for."""
-    plain = _ascii(column.lower())
+    plain = to_ascii(column.lower())
     if re.search(r"first|given|vorname|prenom|nombre", plain):
         return first
     if re.search(r"last|family|surname|nachname|apellido|nom_de_famille", plain):
@@ -193,21 +193,19 @@ def _emails(first: list[str], last: list[str], rng: np.random.Generator) -> list
 
 
 def _handle(name: str) -> str:
-    return re.sub(r"[^a-z]", "", _ascii(name).lower())
-
-
-def _ascii(text: str) -> str:
-    plain = text.replace("ß", "ss")
-    return unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z]", "", to_ascii(name).lower())
 
 
 # -- what is told apart ------------------------------------------------------------------------------------------------
 
 
+def _is_reserved(host: str) -> bool:
+    reserved = any(host == d or host.endswith(f".{d}") for d in RESERVED_DOMAINS)
+    return reserved or host.rsplit(".", 1)[-1] in RESERVED_ENDINGS
+
+
 def _real_email(value: str) -> bool:
-    domain = plain_email(value).rsplit("@", 1)[-1]
-    reserved = any(domain == d or domain.endswith(f".{d}") for d in RESERVED_DOMAINS)
-    return not (reserved or domain.rsplit(".", 1)[-1] in RESERVED_ENDINGS)
+    return not _is_reserved(plain_email(value).rsplit("@", 1)[-1])
 
 
 def _real_telephone(value: str) -> bool:
@@ -218,12 +216,6 @@ def _real_telephone(value: str) -> bool:
             codes[digits[:2]] + digits[1:] if digits[:2] in codes else digits if len(digits) == 11 else f"1{digits}"
         )
     return _FICTION.fullmatch(digits) is None
-
-
-def _real_ssn(value: str) -> bool:
-    digits = re.sub(r"\D", "", value)
-    area, group, serial = digits[:3], digits[3:5], digits[5:]
-    return len(digits) == 9 and area not in ("000", "666") and area[0] != "9" and group != "00" and serial != "0000"
 
 
 def _real_itin(value: str) -> bool:
@@ -246,8 +238,7 @@ def _real_mac(value: str) -> bool:
 
 def _real_url(value: str) -> bool:
     host = re.sub(r"^[a-z]+://", "", value.lower()).split("/")[0].split("@")[-1].split(":")[0]
-    reserved = any(host == d or host.endswith(f".{d}") for d in RESERVED_DOMAINS)
-    return not (reserved or host.rsplit(".", 1)[-1] in RESERVED_ENDINGS)
+    return not _is_reserved(host)
 
 
 def _real_place(value: str) -> bool:
@@ -258,7 +249,7 @@ def _real_place(value: str) -> bool:
 _CHECKS: Mapping[str, Callable[[str], bool]] = {
     "EMAIL_ADDRESS": _real_email,
     "PHONE_NUMBER": _real_telephone,
-    "US_SSN": _real_ssn,
+    "US_SSN": is_ssn,
     "US_ITIN": _real_itin,
     "FR_NIR": is_nir,
     "CREDIT_CARD": lambda value: passes_luhn(re.sub(r"\D", "", value)),

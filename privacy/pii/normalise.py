@@ -148,6 +148,11 @@ def _lookalikes(chars: list[_Char]) -> list[_Char]:
     return out
 
 
+def to_ascii(text: str) -> str:
+    """Letters without their accents; what has no ASCII form is left out."""
+    return unicodedata.normalize("NFKD", text.replace("ß", "ss")).encode("ascii", "ignore").decode()
+
+
 def pieces(text: str, most: int, overlap: int) -> list[tuple[int, int]]:
     """[start, end) of overlapping pieces of at most `most` characters, cut at white space where there is some."""
     if len(text) <= most:

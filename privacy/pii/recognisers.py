@@ -15,7 +15,7 @@ from typing import Any
 from presidio_analyzer import EntityRecognizer, RecognizerResult
 from presidio_analyzer import predefined_recognizers as presidio
 
-from dpsynth.privacy.pii.identifiers import Span, find, looks_like_date, telephones
+from dpsynth.privacy.pii.identifiers import REGIONS, Span, find, looks_like_date, telephones
 from dpsynth.privacy.pii.rampart import ENTITIES as RAMPART_ENTITIES
 from dpsynth.privacy.pii.rampart import Rampart
 
@@ -48,7 +48,7 @@ def recognisers(rampart: Rampart | None) -> list[EntityRecognizer]:
         "ItFiscalCodeRecognizer DeTaxIdRecognizer DeSocialSecurityRecognizer DeIdCardRecognizer UsMbiRecognizer"
     ).split()
     theirs = [getattr(presidio, n)(supported_language=LANGUAGE) for n in names if hasattr(presidio, n)]
-    phones = presidio.PhoneRecognizer(supported_language=LANGUAGE, supported_regions=("US", "GB", "FR", "DE"))
+    phones = presidio.PhoneRecognizer(supported_language=LANGUAGE, supported_regions=REGIONS)
     return [*ours, *theirs, phones]
 
 
