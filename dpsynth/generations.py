@@ -61,7 +61,8 @@ def collapse(
     fits = generations if mix else 1
     cost, *total = total_cost(fits, epsilon, delta, model)
     book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
-    book.require_room(dataset, unit or "row", cost, fits * delta)
+    plan = reserve_of(generator_of(model), epsilon, delta).plan if fits == 1 else ()
+    book.require_room(dataset, unit or "row", cost, fits * delta, plan)
     original = Original(read(real).cells, schema, unit)
     learn = partial(
         fit,

@@ -191,7 +191,9 @@ def fit_rows(
         columns=[c.name for c in rows.columns],
     )
     label = "fit" if maker is None else f"fit on synthetic rows of {maker}"
-    reservation = ledger.reserve(dataset=record, cost=reserve.cost, delta=settings.delta, label=label)
+    reservation = ledger.reserve(
+        dataset=record, cost=reserve.cost, plan=reserve.plan, delta=settings.delta, label=label
+    )
 
     table = PrivateTable(source, account=Account(reserve), noise=noise, witness=witness)
     domain = learn(

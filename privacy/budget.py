@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from dpsynth.privacy.accounting import Cost, cost_of, gaussian_mu, profile_of, require_budget
+from dpsynth.privacy.accounting import Cost, cost_of, gaussian_mu, planned_epsilon, require_budget
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import Event, Gaussian, Leaf, SubsampledGaussian, leaves
 
@@ -58,9 +58,14 @@ class Reserve:
         allowance = [Gaussian(stage="", label="allowance", sensitivity=mu, sigma=1.0)] if mu > 0 else []
         return [*allowance, *self.planned]
 
+    @property
+    def plan(self) -> list[Event]:
+        """`as_events` for the ledger; empty where queries alone are planned, for then the cost says all."""
+        return self.as_events if self.planned else []
+
     def epsilon(self, delta: float) -> float:
         """Epsilon of the whole run at delta."""
-        return profile_of(self.as_events).epsilon(delta - self.adaptive.delta)
+        return planned_epsilon(self.cost, self.plan, delta)
 
 
 class Account:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from dpsynth.privacy.accounting import Cost, Filter, cost_of
+from dpsynth.privacy.accounting import Cost, Filter, cost_of, planned_epsilon
 from dpsynth.privacy.budget import budget_of
 from dpsynth.privacy.errors import LedgerError
 from dpsynth.privacy.events import Event, Leaf, from_json, leaves, to_json
@@ -237,16 +237,17 @@ def _runs(entries: Sequence[Entry], unit: str | None, cap: Filter | None, delta:
         if entry.kind != "reserve" or entry.body["unit"] != unit:
             continue
         cost = Cost.from_json(entry.body["cost"])
-        so_far += cost
+        first, so_far = so_far == Cost(), so_far + cost
+        in_all = so_far.epsilon(delta) if cap is None else cap.spent(so_far)
         yield RunView(
             id=entry.run,
             label=entry.body["label"],
             state="committed" if entry.run in did else "reserved",
             created=entry.created,
             cost=cost,
-            epsilon=cost.epsilon(entry.body["delta"]),
+            epsilon=entry.epsilon,
             delta=entry.body["delta"],
-            so_far=so_far.epsilon(delta) if cap is None else cap.spent(so_far),
+            so_far=min(in_all, planned_epsilon(cost, entry.plan, delta)) if first and entry.plan else in_all,
             sub_budget=entry.body["sub_budget"],
             events=did.get(entry.run, ()),
         )

@@ -14,7 +14,7 @@ from dpsynth.privacy.accounting.calibrate import calibrate
 from dpsynth.privacy.accounting.cost import ORDERS, Cost, Filter, Rule, renyi_epsilon
 from dpsynth.privacy.accounting.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu, require_budget
 from dpsynth.privacy.accounting.profile import GaussianProfile, Profile
-from dpsynth.privacy.accounting.total import cost_of, profile_of
+from dpsynth.privacy.accounting.total import cost_of, planned_epsilon, profile_of
 
 __all__ = [
     "ORDERS",
@@ -28,6 +28,7 @@ __all__ = [
     "gaussian_delta",
     "gaussian_epsilon",
     "gaussian_mu",
+    "planned_epsilon",
     "profile_of",
     "renyi_epsilon",
     "require_budget",

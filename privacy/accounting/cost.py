@@ -112,7 +112,11 @@ class Filter:
 
     def grants(self, total: Cost) -> bool:
         """Whether a sum of costs stays within the cap."""
-        return self.spent(total) <= self.epsilon * (1 + _ROUNDING)
+        return self.holds(self.spent(total))
+
+    def holds(self, epsilon: float) -> bool:
+        """Whether an epsilon at the cap's delta is within the cap."""
+        return epsilon <= self.epsilon * (1 + _ROUNDING)
 
     def spent(self, total: Cost) -> float:
         """Epsilon that a sum of costs takes of the cap, by the filter's rule, at the cap's delta."""

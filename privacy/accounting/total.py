@@ -65,6 +65,15 @@ def profile_of(events: Iterable[Event]) -> Profile:
     return TreeProfile(tuple(flat))
 
 
+def planned_epsilon(cost: Cost, plan: Sequence[Event], delta: float) -> float:
+    """Epsilon of one run at delta: of its cost, or of the plan that bounds it but for a chance of cost.delta, if that is less.
+
+    plan: see `budget.Reserve.as_events`; empty where the cost says all. Not for a sum of runs: later ones are not planned.
+    """
+    alone = cost.epsilon(delta)
+    return min(alone, profile_of(plan).epsilon(delta - cost.delta)) if plan and delta > cost.delta else alone
+
+
 @dataclass(frozen=True)
 class TreeProfile:
     """The curve of a planned tree: min of Renyi divergences and privacy loss distributions."""

@@ -8,18 +8,24 @@ first run under it. A run under another unit is refused while there is a cap.
 
 Sub-budgets. Each is a filter of its own over the runs that use it; those runs also count towards the data set's cap. A run is
 granted where both filters grant it.
+
+The first run. What a run planned beforehand costs as a whole (`planned_epsilon`) is less than the sum of what its parts cost, and
+parts are what filters add up. A data set's first run is asked for before any answer is known, so whether to grant it by its plan or
+by the filter depends on no row: it is granted where either does. Where the filter would not have granted it, its sum is past the cap,
+and nothing more is.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from dpsynth.privacy.accounting import Cost, Filter
+from dpsynth.privacy.accounting import Cost, Filter, planned_epsilon
 from dpsynth.privacy.errors import BudgetExceeded, LedgerError
+from dpsynth.privacy.events import Event
 
 # Label of what holds for a data set as a whole; every other label is a sub-budget's.
 WHOLE = ""
@@ -103,16 +109,19 @@ class Book:
                 f"{self.title} has no sub-budget {label!r}; set one with: dpsynth budget set {self.name or self.id}/{label}"
             )
 
-    def refusal(self, unit: str, label: str | None, cost: Cost) -> Refusal | None:
+    def refusal(self, unit: str, label: str | None, cost: Cost, plan: Sequence[Event] = ()) -> Refusal | None:
         """The first cap that a run would pass; None where all grant it. Raises LedgerError where a cap cannot tell."""
         self.require_unit(unit)
         self.require_sub_budget(label)
         for each in dict.fromkeys((label or WHOLE, WHOLE)):
             cap, spent = self.caps.get(each), self.account(unit, each).cost
-            if cap is not None and not cap.grants(spent + cost):
+            if cap is not None and not cap.grants(spent + cost) and not self._grants_first(cap, cost, plan):
                 title = self.title if each == WHOLE else f"sub-budget {each!r} of {self.title}"
                 return Refusal(title=title, cap=cap, spent=spent)
         return None
+
+    def _grants_first(self, cap: Filter, cost: Cost, plan: Sequence[Event]) -> bool:
+        return not self.accounts and bool(plan) and cap.holds(planned_epsilon(cost, plan, cap.delta))
 
     def to_json(self) -> str:
         return json.dumps(
@@ -147,9 +156,9 @@ class Refusal:
     cap: Filter
     spent: Cost
 
-    def error(self, cost: Cost, delta: float) -> BudgetExceeded:
+    def error(self, cost: Cost, delta: float, plan: Sequence[Event] = ()) -> BudgetExceeded:
         """asked and left: epsilon at the run's delta, so that the two can be compared. spent: by the cap's filter."""
-        asked, gone, left = cost.epsilon(delta), self.cap.spent(self.spent), self.left(cost, delta)
+        asked, gone, left = planned_epsilon(cost, plan, delta), self.cap.spent(self.spent), self.left(cost, delta)
         return BudgetExceeded(
             f"{self.title}: asked for epsilon {asked:.4g} (at delta {delta:g}), {gone:.4g} of {self.cap.epsilon:g} is spent (at "
             f"delta {self.cap.delta:g}), at most epsilon {left:.4g} would still fit (at delta {delta:g}); ask for less or raise "

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from dpsynth.privacy.accounting import Cost, Filter, Rule, cost_of, require_budget
+from dpsynth.privacy.accounting import Cost, Filter, Rule, cost_of, planned_epsilon, require_budget
 from dpsynth.privacy.errors import LedgerError, PrivacyError
 from dpsynth.privacy.events import Event, from_json, to_json
 from dpsynth.privacy.ledger.book import WHOLE, Book
@@ -114,27 +114,34 @@ class Ledger:
 
     # -- spending ------------------------------------------------------------------------------------------------------
 
-    def reserve(self, *, dataset: DatasetRecord, cost: Cost, delta: float, label: str) -> Reservation:
+    def reserve(
+        self, *, dataset: DatasetRecord, cost: Cost, delta: float, label: str, plan: Sequence[Event] = ()
+    ) -> Reservation:
         """Book a run's cost, at once and for good.
 
         dataset: from `dataset`; its unit and sub-budget are the run's.  delta: at which the run's epsilon is given.
+        plan: events that bound the run as a whole but for a chance of cost.delta (`budget.Reserve.as_events`), where they were all
+        fixed beforehand and cost less together than one by one; empty where the cost says all.
         Raises BudgetExceeded where a cap would be passed, LedgerError where the cap counts in another unit.
         """
         require_budget(1.0, delta)
+        if not covers(cost, cost_of(plan)):
+            raise PrivacyError("a run's plan costs more than it reserves")
         unit, sub_budget = dataset.unit or "row", dataset.sub_budget
         run = f"run_{secrets.token_hex(8)}"
         with self._writing() as journal:
             book = journal.book(dataset.id)
-            refused = book.refusal(unit, sub_budget, cost)
+            refused = book.refusal(unit, sub_budget, cost, plan)
             if refused is None:
                 body = {"label": label, "unit": unit, "sub_budget": sub_budget, "cost": cost.to_json(), "delta": delta}
+                planned = {"plan": [to_json(event) for event in plan]} if plan else {}
                 total = book.account(unit).plus(cost, delta)
-                journal.append(dataset.id, run, "reserve", body | {"total": total.to_json()}, book)
+                journal.append(dataset.id, run, "reserve", body | planned | {"total": total.to_json()}, book)
         if refused is not None:  # what is left is worked out after the lock is given back
-            raise refused.error(cost, delta)
+            raise refused.error(cost, delta, plan)
         return Reservation(id=run, dataset=dataset.id, cost=cost, delta=delta)
 
-    def require_room(self, name: str | None, unit: str, cost: Cost, delta: float) -> None:
+    def require_room(self, name: str | None, unit: str, cost: Cost, delta: float, plan: Sequence[Event] = ()) -> None:
         """Raise as `reserve` would for a run of this cost on the data set of this name; books nothing.
 
         For what is spent in several runs and is of no use before the last. What has no name yet has no cap.
@@ -142,9 +149,9 @@ class Ledger:
         name, sub_budget = _split(name)
         with self._reading() as journal:
             found = self._named(journal, name) if name is not None else None
-            refused = journal.book(found).refusal(unit, sub_budget, cost) if found is not None else None
+            refused = journal.book(found).refusal(unit, sub_budget, cost, plan) if found is not None else None
         if refused is not None:
-            raise refused.error(cost, delta)
+            raise refused.error(cost, delta, plan)
 
     def commit(self, reservation: Reservation, events: Sequence[Event]) -> str:
         """Book what a run did with its reservation; returns the chain's head. What was reserved stays charged."""
@@ -179,13 +186,17 @@ class Ledger:
         account, cap = book.account(unit), book.caps.get(WHOLE) if book.unit in (None, unit) else None
         delta = cap.delta if cap is not None else account.delta
         committed = {e.run for e in entries if e.kind == "commit"}
+        reserved = [e for e in entries if e.kind == "reserve" and e.body["unit"] == unit]
+        epsilon = cap.spent(account.cost) if cap is not None else account.cost.epsilon(delta)
+        if len(reserved) == 1 and reserved[0].plan:
+            epsilon = min(epsilon, planned_epsilon(account.cost, reserved[0].plan, delta))
         return Spent(
             cost=account.cost,
-            epsilon=cap.spent(account.cost) if cap is not None else account.cost.epsilon(delta),
+            epsilon=epsilon,
             delta=delta,
             unit=unit,
             cap=cap,
-            runs=tuple(_run(e, committed) for e in entries if e.kind == "reserve" and e.body["unit"] == unit),
+            runs=tuple(_run(e, committed) for e in reserved),
             sub_budgets=_sub_budgets(book, unit),
         )
 
@@ -335,7 +346,7 @@ def _run(entry: Entry, committed: set[str]) -> Run:
         label=entry.body["label"],
         cost=cost,
         state="committed" if entry.run in committed else "reserved",
-        epsilon=cost.epsilon(entry.body["delta"]),
+        epsilon=entry.epsilon,
         delta=entry.body["delta"],
         created=entry.created,
         sub_budget=entry.body["sub_budget"],

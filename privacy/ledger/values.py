@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dpsynth.privacy.accounting import Cost, Filter
+from dpsynth.privacy.accounting import Cost, Filter, planned_epsilon
+from dpsynth.privacy.events import Event, from_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +62,8 @@ class SubBudget:
 class Spent:
     """What a data set's runs under one unit cost together.
 
-    epsilon: at `delta`; where there is a cap, by the cap's filter at the cap's delta, else at the sum of the runs' deltas.
+    epsilon: at `delta`; where there is a cap, by the cap's filter at the cap's delta, else at the sum of the runs' deltas. Of a
+    single run: of its plan as a whole.
     """
 
     cost: Cost
@@ -84,3 +86,13 @@ class Entry:
     body: dict[str, Any]
     created: str
     mac: str
+
+    @property
+    def plan(self) -> tuple[Event, ...]:
+        """Of a reservation: what it was granted as, where that is more than its cost says."""
+        return tuple(from_json(event) for event in self.body.get("plan", ()))
+
+    @property
+    def epsilon(self) -> float:
+        """Of a reservation: the run's by itself, at its own delta."""
+        return planned_epsilon(Cost.from_json(self.body["cost"]), self.plan, self.body["delta"])

@@ -74,7 +74,7 @@ class _Replay:
         book = self.books.get(entry.dataset) or Book(id=entry.dataset, opened=entry.seq)
         body = entry.body
         if entry.kind == "reserve":
-            if book.refusal(body["unit"], body["sub_budget"], Cost.from_json(body["cost"])) is not None:
+            if book.refusal(body["unit"], body["sub_budget"], Cost.from_json(body["cost"]), entry.plan) is not None:
                 self._say(entry.seq, f"passes the cap of {book.title}")
             total = book.after(entry.kind, body).account(body["unit"]).to_json()
             if body["total"] != total:

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dpsynth.privacy.accounting import ORDERS, Cost, Filter, cost_of
-from dpsynth.privacy.budget import budget_of
+from dpsynth.privacy.budget import Reserve, budget_of
 from dpsynth.privacy.errors import BudgetExceeded, LedgerError, PrivacyError
-from dpsynth.privacy.events import Gaussian
+from dpsynth.privacy.events import Gaussian, SubsampledGaussian
 from dpsynth.privacy.ledger import Ledger
 
 DELTA = 1e-6
@@ -78,6 +78,52 @@ def test_a_cost_with_renyi_divergences_comes_back_as_it_was(ledger: Ledger) -> N
     ledger.reserve(dataset=record, cost=Cost(mu_squared=0.1), delta=DELTA, label="fit")
     assert total(ledger) == cost + Cost(mu_squared=0.1) and ledger.verify() == []
     assert ledger.spent(record.id).runs[0].cost == cost
+
+
+def test_a_first_run_is_granted_and_shown_as_its_plan_and_later_ones_as_they_add_up(ledger_url: str) -> None:
+    """A cap of just what was asked for lets a planned training pass, whose parts add up to more; and nothing after it."""
+    training = SubsampledGaussian(stage="t", label="t", sampling_rate=0.1, noise_multiplier=1.0, steps=50)
+    reserve = Reserve(adaptive=Cost(mu_squared=0.5, delta=1e-7), planned=(training,))
+    epsilon = reserve.epsilon(DELTA)
+    assert reserve.cost.epsilon(DELTA) > 1.02 * epsilon
+    asked = {"cost": reserve.cost, "delta": DELTA, "label": "fit"}
+    ledger = Ledger(ledger_url)
+    ledger.set_cap("people", epsilon=epsilon, delta=DELTA)
+    people = ledger.dataset(name="people", fingerprint="f" * 64, unit="row")
+    with pytest.raises(BudgetExceeded):
+        ledger.reserve(dataset=people, **asked)
+    ledger.require_room("people", "row", reserve.cost, DELTA, reserve.plan)
+    ledger.reserve(dataset=people, plan=reserve.plan, **asked)
+    spent = ledger.spent(people.id)
+    assert spent.epsilon == spent.runs[0].epsilon == pytest.approx(epsilon)
+    with pytest.raises(BudgetExceeded):
+        ledger.reserve(dataset=people, cost=Cost(mu_squared=1e-9), delta=DELTA, label="fit")
+    assert ledger.verify() == []
+
+    ledger.set_cap("people", epsilon=10 * epsilon, delta=DELTA)
+    ledger.reserve(dataset=people, plan=reserve.plan, **asked)
+    spent = ledger.spent(people.id)
+    assert spent.cap is not None and spent.epsilon == spent.cap.spent(reserve.cost + reserve.cost) > 1.5 * epsilon
+    assert [run.epsilon for run in spent.runs] == pytest.approx([epsilon, epsilon])
+
+    ledger.set_cap("others", epsilon=epsilon, delta=DELTA)  # one run before it, however small: the plan counts no more
+    others = ledger.dataset(name="others", fingerprint="e" * 64, unit="row")
+    ledger.reserve(dataset=others, cost=Cost(mu_squared=1e-9), delta=DELTA, label="fit")
+    with pytest.raises(BudgetExceeded):
+        ledger.reserve(dataset=others, plan=reserve.plan, **asked)
+
+
+def test_a_plan_may_not_cost_more_than_is_reserved(ledger: Ledger) -> None:
+    people = ledger.dataset(name="people", fingerprint="f" * 64, unit="row")
+    with pytest.raises(PrivacyError, match="more than it reserves"):
+        ledger.reserve(
+            dataset=people,
+            cost=Cost(mu_squared=0.01),
+            plan=[Gaussian(stage="s", label="l", sensitivity=1.0, sigma=5.0)],
+            delta=DELTA,
+            label="fit",
+        )
+    assert [e.kind for e in ledger.entries()] == ["register"]
 
 
 def test_events_must_fit_their_reservation(ledger_url: str) -> None:
