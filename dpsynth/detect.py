@@ -7,14 +7,16 @@ not use it; there the same votes are bought with noise (see `learn`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dpsynth.console import Progress, make_progress
 from dpsynth.encode.questions import Classifier, IdentifierIn, RangeOf
 from dpsynth.learn import may_be_numbered, needs_votes
-from dpsynth.privacy.source import Cells, Numbers, Strings
+from dpsynth.privacy.source import Cells, IntArray, Numbers, Strings
 from dpsynth.schema import Schema
 from dpsynth.sources import Rows, SourceColumn, read
 
@@ -22,23 +24,44 @@ if TYPE_CHECKING:
     from dpsynth.privacy.pii import ColumnFinding, CopyReport, Decision, Detector, Holds, PIIReport
 
 
-def scan(data: Any, schema: Schema | str | Path | None = None, *, patterns_only: bool = False) -> PIIReport:
+def scan(
+    data: Any, schema: Schema | str | Path | None = None, *, patterns_only: bool = False, progress: bool = True
+) -> PIIReport:
     """What a fit would do with each column, and why. For the owner's eyes: nothing of it is noisy.
 
-    schema: what is declared decides, as in a fit.  patterns_only: as in a fit.
+    schema: what is declared decides, as in a fit.  patterns_only: as in a fit.  progress: bars on stderr, if that is a terminal.
     Raises SchemaError for a table that cannot be read, PIIError where the detector is missing or cannot read a column.
     """
-    from dpsynth.privacy.pii import PIIReport, load_detector, require_clean_names
+    from dpsynth.privacy.pii import LOOKED_AT, PIIReport, load_detector, require_clean_names
 
-    rows = read(data)
-    require_clean_names([c.name for c in rows.columns])
-    declared = Schema.load(schema) if isinstance(schema, str | Path) else schema
-    detector = load_detector("patterns" if patterns_only else "full")
-    findings = tuple(_finding(c, rows.cells[c.name], declared, detector) for c in rows.columns)
+    with make_progress(progress) as steps:
+        steps.stage("reading the table")
+        rows = read(data)
+        require_clean_names([c.name for c in rows.columns])
+        declared = Schema.load(schema) if isinstance(schema, str | Path) else schema
+        steps.stage("loading the detector")
+        detector = load_detector("patterns" if patterns_only else "full")
+        voted_on = [c.name for c in rows.columns if needs_votes(c, declared)]
+        # About so many cells: which ones are looked at is a matter of their hashes.
+        steps.stage("looking for identifiers", sum(min(_different(rows.cells[name]), LOOKED_AT) for name in voted_on))
+        watched = _Watched(detector, steps)
+        findings = tuple(_finding(c, rows.cells[c.name], declared, watched) for c in rows.columns)
     return PIIReport(findings=findings, detector=detector.described())
 
 
-def _finding(source: SourceColumn, cells: Cells, schema: Schema | None, detector: Detector) -> ColumnFinding:
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """The detector, saying how far it is."""
+
+    detector: Detector
+    steps: Progress
+
+    def classify(self, cells: Sequence[str], header: str) -> IntArray:
+        self.steps.note(f"column {header}")
+        return self.detector.classify(cells, header, self.steps.advance)
+
+
+def _finding(source: SourceColumn, cells: Cells, schema: Schema | None, detector: Classifier) -> ColumnFinding:
     from dpsynth.privacy.pii import LOOKED_AT, NUMBERS_LOOKED_AT, ColumnFinding, Decision, NumberForms
 
     column = schema[source.name] if schema is not None and source.name in schema else None
@@ -76,7 +99,7 @@ def _why_not(source: SourceColumn, schema: Schema | None) -> str:
 def _voted(name: str, cells: Cells, detector: Classifier, looked_at: int) -> Decision:
     from dpsynth.privacy.pii import CELL_CLASSES, decide, repeats
 
-    different = len(cells.uniques) if isinstance(cells, Strings) else len(np.unique(cells.data))
+    different = _different(cells)
     # The key only picks which cells are looked at; a scan may as well look at the same ones each time.
     coding = IdentifierIn(
         name, detector, len(CELL_CLASSES), min(1.0, looked_at / max(different, 1)), "dpsynth.scan.key"
@@ -85,6 +108,10 @@ def _voted(name: str, cells: Cells, detector: Classifier, looked_at: int) -> Dec
     labels = repeats(different, sum(votes))
     holds: Holds = "numbers" if isinstance(cells, Numbers) else "labels" if labels else "texts"
     return decide(name, dict(zip(CELL_CLASSES, votes, strict=False)), 0.0, holds=holds)
+
+
+def _different(cells: Cells) -> int:
+    return len(cells.uniques) if isinstance(cells, Strings) else len(np.unique(cells.data))
 
 
 def _are_long(cells: Numbers) -> bool:

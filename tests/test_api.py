@@ -24,7 +24,7 @@ SIGNATURES = {
     "*patterns_only *progress *insecure_seed",
     "load": "path",
     "plan": "schema *epsilon *delta *n_rows *gate *split",
-    "scan": "data schema *patterns_only",
+    "scan": "data schema *patterns_only *progress",
     "scrub": "texts",
     "evaluate": "real synthetic holdout schema *sdmetrics *learners",
     "release": "synth out n *recipient *purpose *expires *sign_with *accept_inconclusive *ledger",

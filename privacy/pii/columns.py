@@ -17,27 +17,28 @@ from dpsynth.privacy.source import IntArray
 
 # Entities that name one person (or one device or account): a column of them is dropped and regenerated. The surest come
 # first: where two fill the same span, the first one names it.
-DIRECT = (
-    "EMAIL_ADDRESS",
-    "IBAN_CODE",
-    "CREDIT_CARD",
-    "US_SSN",
-    "FR_NIR",
-    "IP_ADDRESS",
-    "MAC_ADDRESS",
-    "CRYPTO",
-    "URL",
-    "COORDINATES",
-    "US_ITIN",
-    "PHONE_NUMBER",
-    "STREET_ADDRESS",
-    "PERSON",
-    "NATIONAL_ID",
-    "PASSPORT",
-    "DRIVER_LICENSE",
-    "ACCOUNT_NUMBER",
-    "USERNAME",
-)
+DIRECT_IN_WORDS = {
+    "EMAIL_ADDRESS": "e-mail addresses",
+    "IBAN_CODE": "IBANs",
+    "CREDIT_CARD": "card numbers",
+    "US_SSN": "US social security numbers",
+    "FR_NIR": "French social security numbers",
+    "IP_ADDRESS": "IP addresses",
+    "MAC_ADDRESS": "MAC addresses",
+    "CRYPTO": "wallets of crypto currencies",
+    "URL": "web addresses",
+    "COORDINATES": "geographic coordinates",
+    "US_ITIN": "US taxpayer numbers",
+    "PHONE_NUMBER": "telephone numbers",
+    "STREET_ADDRESS": "street addresses",
+    "PERSON": "names of people",
+    "NATIONAL_ID": "national ids",
+    "PASSPORT": "passport numbers",
+    "DRIVER_LICENSE": "driving licences",
+    "ACCOUNT_NUMBER": "account numbers",
+    "USERNAME": "user names",
+}
+DIRECT = tuple(DIRECT_IN_WORDS)
 # What points at a person together with other things: masked in free text; as a column it stays, under DP.
 QUASI = ("LOCATION", "ORGANIZATION", "ZIP_CODE", "DATE_TIME", "AGE", "NRP", "TITLE")
 MASKED = (*DIRECT, *QUASI)
@@ -187,8 +188,8 @@ def repeats(different: float, cells: float) -> bool:
 
 # Why a column that holds identifiers here and there is not scrubbed: only texts are.
 _NO_TEXTS = {
-    "labels": "few values, each of many rows, of which those that are identifiers are made up",
-    "numbers": "numbers, of which some look the part",
+    "labels": "few values, each of many rows: labels. Those that are identifiers ({} of its cells) are made up",
+    "numbers": "numbers, of which some ({}) have the form of identifiers",
 }
 # A column of few of these is one of labels all the same: who treats whom, what happens where.
 _MAY_BE_LABELS = ("PERSON", "STREET_ADDRESS")
@@ -219,20 +220,25 @@ def decide(header: str, votes: Mapping[str, float], noise_sd: float, *, holds: H
     filled = hits > floor and hits >= needed * cells
     as_labels = holds == "labels" and entity in _MAY_BE_LABELS and entity != expected
     if filled and not as_labels:
-        return Decision(action="drop", entity=entity, reason=f"{_percent(hits / cells)} of its cells are {entity}")
+        return Decision(
+            action="drop", entity=entity, reason=f"{_percent(hits / cells)} of its cells are {DIRECT_IN_WORDS[entity]}"
+        )
     if entity == expected and noise_sd > 0 and hits + 2 * noise_sd >= needed * (cells - 2 * noise_sd):
         return Decision(
-            action="drop", entity=entity, reason=f"its name says {entity}; noise hides whether its cells are"
+            action="drop",
+            entity=entity,
+            reason=f"its name speaks of {DIRECT_IN_WORDS[entity]}; noise hides whether its cells are",
         )
     if bare > NEARLY_ALL * cells:
         entity = BY_DIGITS[max(by_digits, key=lambda e: by_digits[e])]
-        return Decision(action="drop", entity=entity, reason=f"{_percent(bare / cells)} of its numbers may be {entity}")
+        reason = f"{_percent(bare / cells)} of its numbers have the form of {DIRECT_IN_WORDS[entity]}"
+        return Decision(action="drop", entity=entity, reason=reason)
     mixed = sum(others) + (hits if hits > floor else 0.0)
     if mixed > max(floor, 0.02 * cells):
-        reason = f"{_percent(mixed / cells)} of its cells hold identifiers"
+        share = _percent(mixed / cells)
         if holds == "texts":
-            return Decision(action="scrub", entity=None, reason=reason)
-        reason = f"{_NO_TEXTS[holds]}; {reason}"
+            return Decision(action="scrub", entity=None, reason=f"{share} of its cells hold identifiers")
+        reason = _NO_TEXTS[holds].format(share)
         return Decision(action="keep", entity=entity if filled else None, reason=reason, labels=holds == "labels")
     return Decision(action="keep", entity=None, reason="no identifiers found")
 

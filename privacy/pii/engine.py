@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -134,28 +134,31 @@ class Detector:
             whole = [s for s in map(_trimmed(text), spans) if _counts(text[s.start : s.end], s.entity)]
             yield [*whole, *_initials(text, whole)]
 
-    def classify(self, cells: Sequence[str], header: str) -> IntArray:
-        """Class of each cell, an index into CELL_CLASSES, shape (cells,). The header is given to the detector as context."""
+    def classify(self, cells: Sequence[str], header: str, advance: Callable[[int], None] | None = None) -> IntArray:
+        """Class of each cell, an index into CELL_CLASSES, shape (cells,). The header is given to the detector as context.
+
+        advance: called with how many more cells are done.
+        """
         self._require_known_language(cells, f"column {header!r}", tolerated=0.02)
         lead = f"{header.replace('_', ' ')}: "
-        found = self.spans([lead + cell for cell in cells])
+        found = _counted(self.spans([lead + cell for cell in cells]), advance)
         moved = ([s.moved(-len(lead)) for s in spans if s.start >= len(lead)] for spans in found)
         return np.array([cell_class(c, s, header) for c, s in zip(cells, moved, strict=True)], np.int64)
 
-    def scrub(self, texts: Sequence[str], progress: Callable[[int, int], None] | None = None) -> list[str]:
+    def scrub(self, texts: Sequence[str], advance: Callable[[int], None] | None = None) -> list[str]:
         """The texts with every found span replaced by a placeholder such as <PERSON_1>, numbered within its text.
 
         A placeholder that stands in the input is neutralised, so that it cannot pass for one of ours. Each different text
-        is looked at once. progress: called with (done, all).
+        is looked at once.  advance: called with how many more of the different texts are done.
         """
         self._require_known_language(texts, "a text", tolerated=0.0)
         clean = {text: neutralise(text) for text in texts}
         distinct = sorted(set(clean.values()))
-        scrubbed = {}
-        for i, (text, spans) in enumerate(zip(distinct, self.spans(distinct), strict=True)):
-            scrubbed[text] = replace_spans(text, [s for s in spans if s.entity in MASKED])
-            if progress is not None and i % BATCH == 0:
-                progress(i, len(distinct))
+        found = _counted(self.spans(distinct), advance)
+        scrubbed = {
+            text: replace_spans(text, [s for s in spans if s.entity in MASKED])
+            for text, spans in zip(distinct, found, strict=True)
+        }
         return [scrubbed[clean[text]] for text in texts]
 
     def _require_known_language(self, texts: Sequence[str], where: str, tolerated: float) -> None:
@@ -186,6 +189,13 @@ NAMED = {
     "US_MBI": "NATIONAL_ID",
     "US_PASSPORT": "PASSPORT",
 }
+
+
+def _counted(items: Iterable[T], advance: Callable[[int], None] | None) -> Iterator[T]:
+    for item in items:
+        yield item
+        if advance is not None:
+            advance(1)
 
 
 def _trimmed(text: str) -> Callable[[Span], Span]:

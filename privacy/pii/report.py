@@ -10,18 +10,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dpsynth.privacy.pii.columns import DIRECT_IN_WORDS
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 WHAT_HAPPENS = {
-    "drop": "never modelled; fakes from reserved ranges instead",
-    "scrub": "each cell scrubbed by itself, fakes put back afterwards",
-    "keep": "modelled",
+    "drop": "no model sees it; the output has made-up values instead",
+    "scrub": "identifiers in its texts become placeholders such as <PERSON_1> before a model reads them, and made-up ones in the output",
+    "keep": "learned from, under differential privacy",
 }
 
 OVERRIDE = (
-    "What the schema declares decides: kind='categorical' keeps a column, kind='text' scrubs it, role='identifier' with an entity "
-    "drops it. Declare what is public knowledge, not what this table shows."
+    "You decide by a schema: kind='categorical' keeps a column, kind='text' scrubs it, role='identifier' with an entity drops it. "
+    "Declare what is public knowledge, not what you see here."
 )
 
 
@@ -38,6 +40,12 @@ class ColumnFinding:
     action: str
     reason: str
     declared: bool = False
+
+    @property
+    def holds(self) -> str:
+        """The same in words."""
+        entity = self.entity
+        return self.kind if entity is None else f"{DIRECT_IN_WORDS.get(entity, 'identifiers')} ({entity})"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,19 +69,23 @@ class PIIReport:
         from rich.table import Table
 
         table = Table(title="What a fit would do with each column", caption=OVERRIDE)
-        for name in ("column", "holds", "action", "why"):
+        for name in ("column", "holds", "what happens", "why"):
             table.add_column(name, overflow="fold")
         colour = {"drop": "red", "scrub": "yellow", "keep": "green"}
         for f in self.findings:
             action = f"[{colour.get(f.action, 'white')}]{f.action}[/]: {WHAT_HAPPENS.get(f.action, '')}"
-            table.add_row(escape(f.column), f.entity or f.kind, action, escape(f.reason))
+            table.add_row(escape(f.column), f.holds, action, escape(f.reason))
         return table
 
     def _repr_html_(self) -> str:
         cells = (
             "<tr>"
-            + "".join(f"<td>{html.escape(str(v))}</td>" for v in (f.column, f.entity or f.kind, f.action, f.reason))
+            + "".join(f"<td>{html.escape(str(v))}</td>" for v in (f.column, f.holds, f.action, f.reason))
             + "</tr>"
             for f in self.findings
         )
-        return "<table><tr><th>column</th><th>holds</th><th>action</th><th>why</th></tr>" + "".join(cells) + "</table>"
+        return (
+            "<table><tr><th>column</th><th>holds</th><th>what happens</th><th>why</th></tr>"
+            + "".join(cells)
+            + "</table>"
+        )

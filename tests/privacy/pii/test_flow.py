@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 import dpsynth
-from dpsynth import Column, Schema
+from dpsynth import Column, Schema, detect
+from dpsynth.console import SilentProgress
 from dpsynth.privacy.pii import Detector, fake_columns, find_leaks, made_up_labels
 
 N = 800
@@ -109,6 +114,39 @@ def test_labels_are_made_up_each_for_itself_and_all_different(detector: Detector
     assert made[labels[4]].startswith("call ") and made[labels[4]].endswith(" again about the bill")
     assert "Gift Card" in made_up_labels(labels, "desk", detector, rng, of_people=True)
     assert made_up_labels(["病人王小明", "open"], "desk", detector, rng, of_people=True) == {}
+
+
+class Recorded(SilentProgress):
+    """Stages, and how far each came."""
+
+    def __init__(self) -> None:
+        self.stages: list[list[Any]] = []
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.stages.append([name, total, 0])
+
+    def advance(self, n: int = 1) -> None:
+        self.stages[-1][2] += n
+
+
+def test_a_scan_says_how_far_it_is_and_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = Recorded()
+    monkeypatch.setattr(detect, "make_progress", lambda enabled: contextlib.nullcontext(recorded))
+    table = pd.DataFrame(
+        {"who": ["Maria Gonzalez", "John Smith"], "note": ["call 212-736-5000 now", "ok"], "n": [1, 2]}
+    )
+    report = dpsynth.scan(table)
+    assert [stage[0] for stage in recorded.stages] == [
+        "reading the table",
+        "loading the detector",
+        "looking for identifiers",
+    ]
+    assert recorded.stages[-1][1:] == [4, 4]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(report)
+    shown = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "names of people (PERSON)" in shown and "drop: no model sees it" in shown and "<PERSON_1>" in shown
+    assert "names of people (PERSON)" in report._repr_html_()
 
 
 def test_patterns_alone_are_written_in_the_statement() -> None:
