@@ -18,9 +18,10 @@ import numpy as np
 from dpsynth.constraints import Determines
 from dpsynth.encode.from_counts import MAX_LABELS
 from dpsynth.encode.grid import groups_worth, intervals_worth
-from dpsynth.privacy.accounting import Cost, gaussian_epsilon
+from dpsynth.privacy.accounting import Cost, gaussian_epsilon, pure_of_mu
 from dpsynth.privacy.budget import budget_of
 from dpsynth.privacy.errors import PrivacyError, SchemaError
+from dpsynth.privacy.events import AboveThreshold
 from dpsynth.privacy.meaning import budget_warnings
 from dpsynth.schema import Column, Schema
 
@@ -53,7 +54,7 @@ PHASES: dict[str, Phase] = {
     "gate": "gate",
 }
 # How the gate's slice is shared out; what is not asked leaves its part to the distances of columns and pairs.
-GATE_PARTS = {"independent": 0.1, "pairs": 0.2, "groups": 0.3}
+GATE_PARTS = {"candidates": 0.25, "independent": 0.1, "pairs": 0.2, "groups": 0.3}
 # Codes of a column when pairs are looked at, at most: all of them, or merged to so many.
 RESOLUTIONS = (None, 10, 5)
 # A column of numbers with at most this many whole values has a cell for each (as in `learn`).
@@ -120,6 +121,8 @@ class Watching(Protocol):
     def groups(self) -> tuple[str, ...] | None: ...
     @property
     def names(self) -> frozenset[str]: ...
+    @property
+    def candidates(self) -> int: ...
 
 
 def watched(
@@ -141,14 +144,18 @@ def watched(
     return [pair for pair in pairs if set(pair) <= set(columns)], groups, tuple(lacking)
 
 
+Watched = Literal["pair", "groups", "candidates"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WatchPlan:
-    """What the gate watches by itself: the dependence of a pair of columns, or the counts of the groups that columns make.
+    """What the gate watches by itself: the dependence of a pair of columns, or the counts of the groups that columns make; and the
+    first look at its candidates, if it has several.
 
-    sigma: noise sd of the pair's distance, or of one group's count, in units.
+    sigma: noise sd of the pair's distance, of one group's count, or of the distance by which a candidate passes, in units.
     """
 
-    what: Literal["pair", "groups"]
+    what: Watched
     columns: tuple[str, ...]
     sigma: float
 
@@ -254,8 +261,8 @@ class BudgetPlan:
             table.add_column(name, justify="left" if name in ("what", "of") else "right", overflow="fold")
         for entry in self.watched[:_SHOWN]:
             noise = [f"±\xa0{entry.sigma:.1f}"] + ([f"{entry.sigma / self.n_rows:.2%}"] if self.n_rows else [])
-            what = "dependence" if entry.what == "pair" else "groups"
-            table.add_row(what, escape(" x ".join(entry.columns)), *noise)
+            what = {"pair": "dependence", "groups": "groups", "candidates": "first look at candidates"}[entry.what]
+            table.add_row(what, escape(" x ".join(entry.columns) or "all pairs, on average"), *noise)
         left_out = len(self.watched) - _SHOWN
         table.caption = f"{left_out} more: see --json" if left_out > 0 else None
         return table
@@ -446,19 +453,25 @@ def _watch_plan(
 ) -> tuple[tuple[WatchPlan, ...], tuple[str, ...]]:
     """(what the gate watches and with what noise, warnings of what it cannot). mu_squared: of its slice."""
     pairs, groups, lacking = watched(_modelled(schema), gate)
-    asked: list[tuple[Literal["pair", "groups"], list[tuple[str, ...]], float]] = [
+    plans = []
+    if gate is not None and gate.candidates > 1 and mu_squared > 0:
+        epsilon = pure_of_mu(math.sqrt(GATE_PARTS["candidates"] * mu_squared))
+        look = AboveThreshold.costing(epsilon, sensitivity=1, stage="gate", label="")
+        plans.append(WatchPlan(what="candidates", columns=(), sigma=look.sd))
+        mu_squared *= 1 - GATE_PARTS["candidates"]
+    asked: list[tuple[Watched, list[tuple[str, ...]], float]] = [
         # A pair's distance is taken twice: from the table, and from one without dependence.
         ("pair", [*pairs], 2 * len(pairs) / GATE_PARTS["pairs"]),
         ("groups", groups, len(groups) / GATE_PARTS["groups"]),
     ]
-    plans = tuple(
+    plans += [
         WatchPlan(what=what, columns=columns, sigma=math.sqrt(queries / mu_squared))
         for what, sets, queries in asked
         for columns in sets
         if mu_squared > 0
-    )
+    ]
     warned = (f"The gate cannot watch what is not modelled: {_listed(list(lacking))}.",) if lacking else ()
-    return plans, warned
+    return tuple(plans), warned
 
 
 def _drowned_pairs(

@@ -22,7 +22,7 @@ from dpsynth import gate as gates
 from dpsynth.console import Progress, make_progress
 from dpsynth.gate import Gate
 from dpsynth.generate import draw, unit_weights
-from dpsynth.learn import declared, learn, needs_votes
+from dpsynth.learn import Domain, declared, learn, needs_votes
 from dpsynth.privacy.accounting import require_budget
 from dpsynth.privacy.budget import Account, Reserve, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
@@ -36,11 +36,11 @@ from dpsynth.privacy.table import PrivateTable, Witness
 from dpsynth.schema import Schema
 from dpsynth.sources import HeldRows, Rows, SourceColumn, hold
 from dpsynth.sources.lineage import made_by
-from dpsynth.split import Split
+from dpsynth.split import GATE_PARTS, Split
 from dpsynth.synthesizer import Synthesizer, load
 
 if TYPE_CHECKING:
-    from dpsynth.models.protocol import Generator
+    from dpsynth.models.protocol import Generator, TableModel
     from dpsynth.privacy.pii import Detector
 
 __all__ = ["Synthesizer", "fit", "load"]
@@ -60,6 +60,7 @@ _ROUNDED = "Gaussian rounded to whole numbers on whole-number counts: post-proce
 NOISE = {
     "gaussian": _ROUNDED,
     "stability-histogram": _ROUNDED,
+    "above-threshold": "discrete Laplace on whole-number distances and on their threshold",
     "subsampled-gaussian": "Gaussian rounded to a grid of 2^-30 clipping norms, on sums of clipped gradients rounded to that grid; "
     "batches are Poisson samples of the units, by secret coins",
 }
@@ -220,11 +221,9 @@ def fit_rows(
         progress=progress,
     )
     progress.stage("measuring the gate")
-    codes, unit_ids = draw(domain, model, domain.n_rows, {}, np.random.default_rng(settings.seed))
-    weights = unit_weights(domain, unit_ids)
-    measured = gates.measure(table, domain, codes, weights, settings.gate, table.account.left.mu_squared)
+    seed, reference, measured = _gate(table, domain, model, settings)
     progress.stage("booking")
-    ledger.note(reservation.id, "gate", gates.of_reference(measured, domain.codecs, codes, weights).booked)
+    ledger.note(reservation.id, "gate", gates.of_reference(measured, domain.codecs, *reference).booked)
     head = ledger.commit(reservation, table.account.events)
     statement = PrivacyStatement(
         epsilon=settings.epsilon,
@@ -246,9 +245,26 @@ def fit_rows(
     )
     if "large delta" in statement.warnings:
         warnings.warn(statement.warnings["large delta"], stacklevel=3)
-    return Synthesizer(
-        domain=domain, model=model, privacy=statement, gate=measured, seed=settings.seed, layout=rows.layout
-    )
+    return Synthesizer(domain=domain, model=model, privacy=statement, gate=measured, seed=seed, layout=rows.layout)
+
+
+def _gate(
+    table: PrivateTable, domain: Domain, model: TableModel, settings: Settings
+) -> tuple[int, gates.Reference, gates.GateMeasurement]:
+    """(seed of the table that a release will write, that table, what the rest of the budget says of it)."""
+    gate = settings.gate
+    seeds = [settings.seed + i for i in range(gate.candidates)]
+    drawn = []
+    for seed in seeds:
+        codes, unit_ids = draw(domain, model, domain.n_rows, {}, np.random.default_rng(seed))
+        drawn.append((codes, unit_weights(domain, unit_ids)))
+    found: int | None = 0
+    if len(drawn) > 1:
+        part = GATE_PARTS["candidates"] * table.account.left.mu_squared
+        found = gates.first_close(table, domain.codecs, drawn, gate, part)
+    place = len(drawn) - 1 if found is None else found
+    measured = gates.measure(table, domain, *drawn[place], gate, table.account.left.mu_squared)
+    return seeds[place], drawn[place], replace(measured, candidate=0 if found is None else found + 1)
 
 
 def reserve_of(generator: Generator, epsilon: float, delta: float) -> Reserve:

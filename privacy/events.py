@@ -152,6 +152,47 @@ class ExponentialMechanism(_Leaf):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AboveThreshold(_Leaf):
+    """Which of several queries is the first to reach its threshold: one answer, and one price, for however many are asked.
+
+    sensitivity: of each query; a whole number.  threshold_scale: of the discrete Laplace noise on the threshold, drawn once;
+    query_scale: of that on each query. (Dwork, Roth, "The Algorithmic Foundations of Differential Privacy", 2014, thm. 3.23; the proof
+    for whole numbers stands at `PrivateTable.first_within`.)
+    """
+
+    kind: ClassVar[str] = "above-threshold"
+    sensitivity: int
+    threshold_scale: float
+    query_scale: float
+
+    def __post_init__(self) -> None:
+        self._require_positive("sensitivity", "threshold_scale", "query_scale")
+        self._require(self.sensitivity == int(self.sensitivity), "sensitivity must be a whole number")
+
+    @property
+    def epsilon(self) -> float:
+        """Pure-DP parameter: the threshold moves by the sensitivity at most, the query that reaches it by twice that."""
+        return self.sensitivity / self.threshold_scale + 2 * self.sensitivity / self.query_scale
+
+    @property
+    def sd(self) -> float:
+        """Of the noise in the difference that decides."""
+        return math.sqrt(2 * (self.threshold_scale**2 + self.query_scale**2))
+
+    @classmethod
+    def costing(cls, epsilon: float, *, sensitivity: int, stage: str, label: str) -> AboveThreshold:
+        """With the split of epsilon, 1 to 2^(2/3), that leaves the least noise in the difference that decides."""
+        of_threshold = epsilon / (1 + 2 ** (2 / 3))
+        return cls(
+            stage=stage,
+            label=label,
+            sensitivity=sensitivity,
+            threshold_scale=sensitivity / of_threshold,
+            query_scale=2 * sensitivity / (epsilon - of_threshold),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SubsampledGaussian(_Leaf):
     """`steps` sums over Poisson samples of the units, each with Gaussian noise (DP-SGD).
 
@@ -199,6 +240,7 @@ Leaf = (
     | Laplace
     | DiscreteLaplace
     | ExponentialMechanism
+    | AboveThreshold
     | SubsampledGaussian
 )
 Event = Leaf | Composition | Parallel
@@ -212,6 +254,7 @@ _LEAVES: Mapping[str, type[Leaf]] = {
         Laplace,
         DiscreteLaplace,
         ExponentialMechanism,
+        AboveThreshold,
         SubsampledGaussian,
     )
 }

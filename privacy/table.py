@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from dpsynth.privacy.accounting import pure_of_mu
 from dpsynth.privacy.budget import Account
 from dpsynth.privacy.errors import PrivacyError
-from dpsynth.privacy.events import Event, Gaussian, StabilityHistogram
+from dpsynth.privacy.events import AboveThreshold, Event, Gaussian, StabilityHistogram
 from dpsynth.privacy.noise import Noise
 from dpsynth.privacy.source import Coding, CountingSource, Encoding, FloatArray, IntArray, Rewrite, Vectors
 
@@ -180,6 +181,60 @@ class PrivateTable:
         exact = self._source.sum_vectors(groups, vectors)
         noisy = self._noisy(f"{stage}/{label}", exact.ravel(), sensitivity, sigma)
         return Measurement(values=noisy.values.reshape(exact.shape), sigma=noisy.sigma)
+
+    def first_within(
+        self,
+        queries: Sequence[Sequence[Coding]],
+        targets: Iterable[Sequence[FloatArray]],
+        limits: Sequence[float],
+        *,
+        mu_squared: float,
+        stage: str,
+        label: str,
+    ) -> int | None:
+        """The first of several public tables that is, noisily, within its limit of the private one; None where none is.
+
+        queries: Q sets of codings.  targets: for each of them the tables in units of all candidates, flat in C order.
+        limits: for each candidate the sum of its Q L1 distances, in units, that is allowed.
+
+        Sensitivity: one unit moves each distance by at most `scale`, so a candidate's sum by s = scale * Q.
+        Guarantee: AboveThreshold, epsilon = s / b + 2 s / c with discrete Laplace noise of scale b on the threshold (drawn once) and
+        of scale c on each sum, however many candidates there are.
+        Proof. Let q_i be candidate i's sum less its limit (whole numbers), z and v_i the noise; the answer is the first k with
+        q_k + v_k <= z. Fix v_i for i < k and let g = min over i < k of q_i + v_i: the answer is k where q_k + v_k <= z < g. On the
+        neighbour g and q_k become g' and q'_k, each at most s away. Where (z, v_k) gives k here, (z + g' - g, v_k + (g' - g) -
+        (q'_k - q_k)) gives k there, and this is one-to-one on whole numbers: it moves z by at most s, v_k by at most 2 s, so it
+        changes the probability of each by at most e^(s/b) and e^(2s/c). For the first candidate g is infinite, and for the answer
+        None only z moves: less. Summing over v_i, i < k, on which both agree, gives the bound. (Dwork, Roth 2014, thm. 3.23; Lyu, Su,
+        Li, "Understanding the Sparse Vector Technique", 2017, on why the factor 2 stays.)
+        """
+        sensitivity = self._source.scale * len(queries)
+        if not mu_squared > 0:
+            raise PrivacyError("a query needs a part of the budget above zero")
+        epsilon = pure_of_mu(math.sqrt(mu_squared))
+        event = AboveThreshold.costing(epsilon, sensitivity=sensitivity, stage=stage, label=label)
+        self._charge(event)
+        exact = self._excess(queries, targets, limits)
+        threshold = int(self._noise.discrete_laplace(event.threshold_scale, 1)[0])
+        noisy = exact + self._noise.discrete_laplace(event.query_scale, len(exact))
+        for i, reached in enumerate((noisy <= threshold).astype(np.int64)):
+            said = np.array([reached])
+            if self._witness is not None:
+                said = self._witness.answer(f"{stage}/{label}", exact[i : i + 1], sensitivity, said)
+            if said[0]:
+                return i
+        return None
+
+    def _excess(
+        self, queries: Sequence[Sequence[Coding]], targets: Iterable[Sequence[FloatArray]], limits: Sequence[float]
+    ) -> IntArray:
+        """By how much each candidate's distances pass its limit, exactly, on the counts' grid."""
+        scale, left = self._source.scale, iter(targets)
+        total: IntArray = -np.rint(np.array(limits) * scale).astype(np.int64)
+        for batch in _batches(queries):
+            for counts, tables in zip(self._source.count(batch), itertools.islice(left, len(batch)), strict=True):
+                total += [int(np.abs(counts - np.rint(t * scale).astype(np.int64)).sum()) for t in tables]
+        return total
 
     def distinct(self, columns: Sequence[str], *, mu_squared: float, stage: str) -> list[Measurement]:
         """Noisy number of different values in each column. One unit moves it by at most its rows, `max_rows`."""

@@ -2,12 +2,14 @@
 
 measured.py   what a gate asks, and what it learns of the rows during the fit, from a reserved slice of the budget
 judged.py     the verdict on a synthetic table: free, as often as one likes
+candidates.py which of several tables is measured
 output.py     checks that look at the output alone
 tables.py     tables of coded rows, and distances between them
 """
 
 from __future__ import annotations
 
+from dpsynth.gate.candidates import first_close
 from dpsynth.gate.judged import Check, ColumnCheck, GateReport, Verdict, judge, of_reference
 from dpsynth.gate.measured import Gate, GateMeasurement, measure
 from dpsynth.gate.tables import Compared, Reference, drift
@@ -22,6 +24,7 @@ __all__ = [
     "Reference",
     "Verdict",
     "drift",
+    "first_close",
     "judge",
     "measure",
     "of_reference",

@@ -16,7 +16,7 @@ import numpy as np
 from dpsynth.encode.codec import Codec
 from dpsynth.gate.measured import GateMeasurement, GroupsMeasured, PairMeasured
 from dpsynth.gate.output import OutputCheck, output_checks
-from dpsynth.gate.tables import Compared, Reference, drift
+from dpsynth.gate.tables import Compared, Reference, drift, still
 from dpsynth.privacy.source import FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["pass", "fail", "inconclusive"]
 
-# A distance above chance that says nothing of dependence: tables whose columns hardly depend on each other are no better kept.
-WEAK = 0.02
+_ORDINALS = {1: "first", 2: "second", 3: "third"}
 MEAN_1, MEAN_2 = "columns: mean 1-way TVD", "pairs: mean 2-way TVD"
 
 
@@ -129,21 +128,37 @@ def measured_checks(m: GateMeasurement, compared: Compared | None) -> list[Check
     sigma, lost = m.sigma / math.sqrt(d), m.gate.max_lost
     checks = [_tv_check(m, MEAN_1, float(np.mean(m.tv1)), (z * sigma, drift1), m.gate.max_tv1, m.floor1)]
     if m.tv2:
-        allowed = min(m.gate.max_tv2, _still(m.independent - m.floor2, lost))
+        allowed = min(m.gate.max_tv2, still(m.independent - m.floor2, lost))
         noise = z * math.hypot(sigma, lost * m.independent_sigma)
         checks.append(_tv_check(m, MEAN_2, float(np.mean(m.tv2)), (noise, drift2), allowed, m.floor2))
     for pair in m.pairs:
         moved = 0.0 if compared is None else compared.drift((pair.first, pair.second))
         checks.append(_pair_check(m, pair, z, moved))
     checks += [_group_check(m, groups, z, compared) for groups in m.groups]
+    if m.gate.candidates > 1:
+        checks.append(_candidate_check(m))
     if m.unwatched:
         checks.append(_unwatched(m.unwatched))
     return checks
 
 
-def _still(apart: float, lost: float) -> float:
-    """Distance above chance at which no more than a share of the dependence is lost. apart: that of independent columns."""
-    return WEAK + lost * max(apart, 0.0)
+def _candidate_check(m: GateMeasurement) -> Check:
+    """What the first look at the candidates said. None within the limit may be the noise's doing: it fails nothing."""
+    tried = m.candidate or m.gate.candidates
+    found = (
+        f"the {_ORDINALS.get(tried, f'{tried}th')} was the first that looked close enough"
+        if m.candidate
+        else "none looked close enough"
+    )
+    return Check(
+        name="candidates: first look",
+        value=float(tried),
+        low=float(tried),
+        high=float(tried),
+        threshold=0.0,
+        verdict="pass" if m.candidate else "inconclusive",
+        detail=f"of {m.gate.candidates} tables {found}; the {'last' if not m.candidate else 'same'} was measured",
+    )
 
 
 def _tv_check(
@@ -161,7 +176,7 @@ def _tv_check(
 
 
 def _pair_check(m: GateMeasurement, pair: PairMeasured, z: float, moved: float) -> Check:
-    allowed = min(m.gate.max_tv2, _still(pair.independent - pair.floor, m.gate.max_lost))
+    allowed = min(m.gate.max_tv2, still(pair.independent - pair.floor, m.gate.max_lost))
     noise = z * pair.sigma * math.hypot(1.0, m.gate.max_lost)
     name = f"watched pair: TVD of {pair.first} x {pair.second}"
     return _tv_check(m, name, pair.tv, (noise, moved), allowed, pair.floor)

@@ -36,6 +36,8 @@ class Gate:
     groups: columns whose groups, and the groups of each two, must not be missing from the output; None = the sensitive columns.
     max_shortfall: share of a group that may be missing.  min_group: share of the units from which on a group is watched.
     confidence: of the verdict, shared by the checks (Bonferroni).
+    candidates: tables that are drawn from the model, of which the first that looks close enough is measured and released; more than one
+    take a part of the gate's slice, the same whether the first or none looks so.
     """
 
     max_tv1: float = 0.05
@@ -46,12 +48,15 @@ class Gate:
     max_shortfall: float = 0.25
     min_group: float = 0.05
     confidence: float = 0.95
+    candidates: int = 1
 
     def __post_init__(self) -> None:
         if not (0 < self.max_tv1 <= 1 and 0 < self.max_tv2 <= 1 and 0.5 < self.confidence < 1):
             raise PrivacyError("gate: max_tv1 and max_tv2 lie in (0, 1], confidence in (0.5, 1)")
         if not all(0 < x < 1 for x in (self.max_lost, self.max_shortfall, self.min_group)):
             raise PrivacyError("gate: max_lost, max_shortfall and min_group lie in (0, 1)")
+        if isinstance(self.candidates, bool) or not isinstance(self.candidates, int) or not 1 <= self.candidates <= 100:
+            raise PrivacyError("gate: candidates is a whole number from 1 to 100")
         if self.pairs is not None:
             object.__setattr__(self, "pairs", tuple((str(a), str(b)) for a, b in self.pairs))
             if any(a == b for a, b in self.pairs):
@@ -98,6 +103,7 @@ class GateMeasurement:
     sigma: noise sd of each value.  independent: mean TVD of all pairs from the reference table with each column shuffled, with its
     own sd.  floor1 / floor2: what chance alone would give, from the synthetic table.  units: noisy number of units.
     unwatched: columns that were to be watched but are not modelled.
+    candidate: which of the gate's candidates was measured, from 1; 0 where none looked close enough, and the last was.
     """
 
     gate: Gate
@@ -113,6 +119,7 @@ class GateMeasurement:
     pairs: tuple[PairMeasured, ...] = ()
     groups: tuple[GroupsMeasured, ...] = ()
     unwatched: tuple[str, ...] = ()
+    candidate: int = 1
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -144,7 +151,7 @@ def measure(
     pairs, groups, unwatched = watched(modelled, gate)
     several = len(asking.codecs) > 1
     asked = {"independent": several, "pairs": bool(pairs), "groups": bool(groups)}
-    part = {name: share * mu_squared * asked[name] for name, share in GATE_PARTS.items()}
+    part = {name: GATE_PARTS[name] * mu_squared * needed for name, needed in asked.items()}
     independent, independent_sigma = asking.independent(part["independent"]) if several else (0.0, 0.0)
     of_pairs = tuple(asking.pairs(pairs, part["pairs"]))
     counted = tuple(asking.groups(groups, part["groups"]))

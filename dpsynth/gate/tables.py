@@ -15,6 +15,8 @@ from dpsynth.split import pairs_looked_at
 
 # Mean of |X - Y| of two counts with mean m each, over the root of m: sqrt(2 / pi) sqrt(2).
 _APART = 2 / math.sqrt(math.pi)
+# A distance above chance that says nothing of dependence: tables whose columns hardly depend on each other are no better kept.
+WEAK = 0.02
 
 
 # A coded table, shape (rows, codecs), and the units that each of its rows stands for.
@@ -58,6 +60,11 @@ def table(codecs: Sequence[Codec], rows: IntArray, weights: FloatArray, query: S
 def chance(counts: FloatArray) -> float:
     """TVD that chance alone puts between two samples of the size of this one, about; a little less where cells are few."""
     return 0.5 * _APART * float(np.sqrt(counts).sum()) / max(float(counts.sum()), 1.0)
+
+
+def still(apart: float, lost: float) -> float:
+    """Distance above chance at which no more than a share of the dependence is lost. apart: that of independent columns."""
+    return WEAK + lost * max(apart, 0.0)
 
 
 def queries(d: int) -> list[tuple[int, ...]]:

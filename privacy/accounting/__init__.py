@@ -12,7 +12,14 @@ calibrate   from a budget to noise
 
 from dpsynth.privacy.accounting.calibrate import calibrate
 from dpsynth.privacy.accounting.cost import ORDERS, Cost, Filter, Rule, renyi_epsilon
-from dpsynth.privacy.accounting.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu, require_budget
+from dpsynth.privacy.accounting.gaussian import (
+    gaussian_delta,
+    gaussian_epsilon,
+    gaussian_mu,
+    mu_of_pure,
+    pure_of_mu,
+    require_budget,
+)
 from dpsynth.privacy.accounting.profile import GaussianProfile, Profile
 from dpsynth.privacy.accounting.total import cost_of, planned_epsilon, profile_of
 
@@ -28,8 +35,10 @@ __all__ = [
     "gaussian_delta",
     "gaussian_epsilon",
     "gaussian_mu",
+    "mu_of_pure",
     "planned_epsilon",
     "profile_of",
+    "pure_of_mu",
     "renyi_epsilon",
     "require_budget",
 ]

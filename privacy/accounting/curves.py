@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import (
+    AboveThreshold,
     DiscreteGaussian,
     DiscreteLaplace,
     ExponentialMechanism,
@@ -59,6 +60,8 @@ def pair_of(event: Leaf) -> Pair:
             return _symmetric(_laplace(event.epsilon))
         case ExponentialMechanism():
             return _symmetric(_bounded_range(event.epsilon))
+        case AboveThreshold():
+            return _symmetric(_pure(event.epsilon))
         case DiscreteGaussian():
             return _symmetric(_discrete_gaussian(event))
         case DiscreteLaplace():
@@ -109,6 +112,20 @@ def _bounded_range(epsilon: float) -> Curve:
 
     def curve(e: FloatArray) -> FloatArray:
         inside = np.expm1((np.clip(e, -epsilon, epsilon) - epsilon) / 2) ** 2 / scale
+        return np.where(e < -epsilon, -np.expm1(np.minimum(e, 0.0)), np.where(e >= epsilon, 0.0, inside))
+
+    return curve
+
+
+def _pure(epsilon: float) -> Curve:
+    """All mechanisms that are epsilon-DP: randomized response dominates them (Kairouz, Oh, Viswanath 2015, thm. 3.1).
+
+    It says the truth with probability p = e^epsilon / (1 + e^epsilon): p - e^e (1 - p) for |e| <= epsilon.
+    """
+    true, false = 1 / (1 + math.exp(-epsilon)), 1 / (1 + math.exp(epsilon))
+
+    def curve(e: FloatArray) -> FloatArray:
+        inside = np.maximum(true - np.exp(np.clip(e, -epsilon, epsilon)) * false, 0.0)
         return np.where(e < -epsilon, -np.expm1(np.minimum(e, 0.0)), np.where(e >= epsilon, 0.0, inside))
 
     return curve

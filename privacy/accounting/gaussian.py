@@ -10,6 +10,7 @@ sensitivity s is (s / sigma)-GDP, several of them together are sqrt(sum of squar
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 from dpsynth.privacy.errors import PrivacyError
 
@@ -59,6 +60,22 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
             break
         low, high = (middle, high) if gaussian_delta(middle, epsilon) <= delta else (low, middle)
     return low
+
+
+def mu_of_pure(epsilon: float) -> float:
+    """The least mu at which every epsilon-DP mechanism is mu-GDP: -2 Phi^-1(1 / (1 + e^epsilon)).
+
+    Proof. Of an epsilon-DP mechanism, an attack with false positives x has false negatives of at least
+    f(x) = max(1 - e^epsilon x, e^-epsilon (1 - x)): two straight lines from (0, 1) and (1, 0) to the point where x = f(x) =
+    1 / (1 + e^epsilon). A mu-GDP mechanism's curve ends in the same points, is convex, and crosses the diagonal at Phi(-mu/2).
+    So it lies below f everywhere as soon as it does on the diagonal.
+    """
+    return -2 * NormalDist().inv_cdf(1 / (1 + math.exp(epsilon)))
+
+
+def pure_of_mu(mu: float) -> float:
+    """Largest epsilon at which every epsilon-DP mechanism is mu-GDP; inverse of `mu_of_pure`."""
+    return _log_phi(mu / 2) - _log_phi(-mu / 2)
 
 
 def require_budget(epsilon: float, delta: float) -> None:

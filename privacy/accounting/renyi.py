@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dpsynth.privacy.accounting.cost import ORDERS
 from dpsynth.privacy.accounting.curves import chance_of_full_batch
 from dpsynth.privacy.events import (
+    AboveThreshold,
     DiscreteGaussian,
     DiscreteLaplace,
     ExponentialMechanism,
@@ -42,6 +43,8 @@ def renyi_of(event: Leaf) -> FloatArray:
             return _discrete_laplace(int(event.sensitivity), event.scale)
         case ExponentialMechanism():
             return _bounded_range(event.epsilon)
+        case AboveThreshold():
+            return _pure(event.epsilon)
         case SubsampledGaussian():
             one = _sampled(event.sampling_rate, event.noise_multiplier)
             full = chance_of_full_batch(event)
@@ -58,6 +61,15 @@ def _laplace(epsilon: float) -> FloatArray:
     """Mironov, "Renyi Differential Privacy", 2017, table II."""
     a = _ORDERS
     moments = np.logaddexp(np.log(a / (2 * a - 1)) + (a - 1) * epsilon, np.log((a - 1) / (2 * a - 1)) - a * epsilon)
+    divergences: FloatArray = np.maximum(moments, 0.0) / (a - 1)
+    return divergences
+
+
+def _pure(epsilon: float) -> FloatArray:
+    """Of randomized response: Mironov 2017, table II."""
+    a = _ORDERS
+    true, false = -math.log1p(math.exp(-epsilon)), -epsilon - math.log1p(math.exp(-epsilon))
+    moments = np.logaddexp(a * true + (1 - a) * false, a * false + (1 - a) * true)
     divergences: FloatArray = np.maximum(moments, 0.0) / (a - 1)
     return divergences
 

@@ -18,11 +18,13 @@ import numpy.typing as npt
 
 from dpsynth.privacy.accounting.cost import ORDERS, Cost, renyi_epsilon
 from dpsynth.privacy.accounting.curves import Pair, gaussian_curve, pair_of
+from dpsynth.privacy.accounting.gaussian import mu_of_pure
 from dpsynth.privacy.accounting.pld import LossDistribution, compose, discretise, either
 from dpsynth.privacy.accounting.profile import GaussianProfile, Profile, false_negatives
 from dpsynth.privacy.accounting.renyi import renyi_of
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import (
+    AboveThreshold,
     Composition,
     DiscreteLaplace,
     Event,
@@ -37,6 +39,8 @@ from dpsynth.privacy.events import (
 
 FloatArray = npt.NDArray[np.float64]
 
+# Mechanisms whose loss is bounded: pure DP.
+_BOUNDED = (Laplace, DiscreteLaplace, ExponentialMechanism, AboveThreshold)
 # Chance of failure that bounding a subsampled Gaussian by a plain one may take, once for each such event.
 DOMINATION_FAILURE = 1e-10
 # A grid is refined until epsilon moves by less than this share; what is left of the error is then about a third of it.
@@ -241,9 +245,9 @@ def _cost(event: Event) -> Cost:
 
 @lru_cache(maxsize=1024)
 def _leaf_cost(event: Leaf) -> Cost:
-    bounded = isinstance(event, Laplace | DiscreteLaplace | ExponentialMechanism)
-    failure = 0.0 if bounded else DOMINATION_FAILURE
-    return Cost(mu_squared=dominating_mu(event, failure) ** 2, delta=failure, rdp=tuple(renyi_of(event).tolist()))
+    failure = 0.0 if isinstance(event, _BOUNDED) else DOMINATION_FAILURE
+    mu = mu_of_pure(event.epsilon) if isinstance(event, AboveThreshold) else dominating_mu(event, failure)
+    return Cost(mu_squared=mu**2, delta=failure, rdp=tuple(renyi_of(event).tolist()))
 
 
 def dominating_mu(event: Leaf, failure: float) -> float:
@@ -296,7 +300,7 @@ def _pure_epsilon(event: Event) -> float:
         return math.fsum(_pure_epsilon(e) for e in event.events)
     if isinstance(event, Parallel):
         return max((_pure_epsilon(b) for b in event.branches), default=0.0)
-    return event.epsilon if isinstance(event, Laplace | DiscreteLaplace | ExponentialMechanism) else math.inf
+    return event.epsilon if isinstance(event, _BOUNDED) else math.inf
 
 
 def _renyi_and_failure(event: Event) -> tuple[FloatArray, float]:

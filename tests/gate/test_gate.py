@@ -14,11 +14,15 @@ import pytest
 
 import dpsynth
 from dpsynth import Column, Gate, Schema
-from dpsynth.gate import GateMeasurement, judge
+from dpsynth.gate import GateMeasurement, candidates, first_close, judge
 from dpsynth.gate.output import outside
 from dpsynth.gate.tables import chance
+from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.audit import Recorder
+from dpsynth.privacy.budget import Account
+from dpsynth.privacy.events import AboveThreshold
 from dpsynth.privacy.noise import Noise
+from dpsynth.privacy.table import PrivateTable
 from dpsynth.sources import read
 from dpsynth.synthesize import fit_rows
 from tests.conftest import replay_settings
@@ -177,6 +181,38 @@ def test_a_plan_lists_what_a_gate_watches_and_the_noise_it_gets(gate: Gate | Non
     assert any("cannot watch" in w and "nowhere" in w for w in lacking.warnings)
 
 
+def test_the_first_candidate_that_looks_close_is_measured_and_the_look_is_booked(tmp_path: Path) -> None:
+    several, ledger = Gate(candidates=3), dpsynth.Ledger(tmp_path / "l.db")
+    synth = dpsynth.fit(census(1500), epsilon=2.0, schema=SCHEMA, gate=several, ledger=ledger, progress=False)
+    (look,) = [e for e in synth.privacy.events if isinstance(e, AboveThreshold)]
+    assert look in ledger.events(synth.privacy.run) and synth.privacy.recomputed_epsilon <= 2.0
+    assert synth.privacy.recomputed_epsilon > 1.9 and "discrete Laplace" in synth.privacy.mechanism["noise"]
+    (check,) = [c for c in judge(synth, synth.sample_typed()).checks if c.name == "candidates: first look"]
+    assert check.verdict == ("pass" if synth.gate.candidate else "inconclusive")
+    # The table that was measured is the one that a release writes, whichever it is.
+    assert judge(synth, synth.sample_typed()).checks[1].value == pytest.approx(np.mean(synth.gate.tv2))
+    synth.save(tmp_path / "model")
+    assert dpsynth.load(tmp_path / "model").gate == synth.gate
+    planned = [w for w in dpsynth.plan(SCHEMA, epsilon=2.0, gate=several).watched if w.what == "candidates"]
+    assert [w.sigma for w in planned] == pytest.approx([look.sd / look.sensitivity], rel=0.02)
+    with pytest.raises(dpsynth.PrivacyError, match="candidates"):
+        Gate(candidates=0)
+
+
+def test_candidates_that_are_far_off_are_passed_over_and_pay_the_same(small: dpsynth.Synthesizer) -> None:
+    codes, weights = small.reference()
+    apart = codes.max(axis=0) - codes  # mirrored: nothing fits
+    spent = []
+    for tables, expected in (([apart, codes, apart], 1), ([codes], 0), ([apart, apart], None)):
+        table = PrivateTable(
+            read(census(6000)).source(None, None), account=Account(Cost(mu_squared=2.0)), noise=Noise()
+        )
+        drawn = [(c, weights) for c in tables]
+        assert first_close(table, small.domain.codecs, drawn, Gate(candidates=3), 1.0) == expected
+        spent.append(table.account.spent.mu_squared)
+    assert spent == pytest.approx([1.0] * 3)
+
+
 def test_a_column_that_is_not_modelled_cannot_be_watched_and_is_told() -> None:
     rows = census(1500).assign(key=[f"k{i}" for i in range(1500)])
     schema = Schema([*SCHEMA.columns, Column("key", "id")])
@@ -234,7 +270,7 @@ def test_no_question_of_the_gate_moves_by_more_than_it_says(tmp_path: Path) -> N
     """A run on a table without one row, given the same noisy answers: exact answers stay within each sensitivity."""
     rows = census(400)
     recorder = Recorder()
-    settings = replace(replay_settings(5), schema=SCHEMA)
+    settings = replace(replay_settings(5), schema=SCHEMA, gate=Gate(candidates=3))
 
     def run(table: pd.DataFrame, witness: Any, name: str) -> Any:
         ledger = dpsynth.Ledger(tmp_path / f"{name}.db")
@@ -249,7 +285,7 @@ def test_no_question_of_the_gate_moves_by_more_than_it_says(tmp_path: Path) -> N
     assert second.gate == first.gate
     assert replayed.comparisons and all(c.holds for c in replayed.comparisons)
     asked = {event.label for event in second.privacy.events if event.stage == "gate"}  # type: ignore[union-attr]
-    assert {"distances of watched pairs", "groups of sex x origin"} <= asked
+    assert {"distances of watched pairs", "groups of sex x origin", candidates.LABEL} <= asked
 
 
 class _Quiet:

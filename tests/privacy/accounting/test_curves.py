@@ -18,6 +18,7 @@ from dpsynth.privacy.accounting import ORDERS
 from dpsynth.privacy.accounting.curves import chance_of_full_batch, pair_of
 from dpsynth.privacy.accounting.renyi import renyi_of
 from dpsynth.privacy.events import (
+    AboveThreshold,
     DiscreteGaussian,
     DiscreteLaplace,
     ExponentialMechanism,
@@ -68,6 +69,11 @@ def pairs() -> dict[str, tuple[Leaf, Array, Array]]:
             DiscreteLaplace(**NAMES, sensitivity=3, scale=2.5),
             np.roll(geometric, 3) / geometric.sum(),
             geometric / geometric.sum(),
+        ),
+        "above threshold": (
+            AboveThreshold.costing(0.8, sensitivity=3, **NAMES),
+            np.array([math.exp(0.8), 1.0]) / (1 + math.exp(0.8)),
+            np.array([1.0, math.exp(0.8)]) / (1 + math.exp(0.8)),
         ),
         "subsampled gaussian": (
             SubsampledGaussian(**NAMES, sampling_rate=0.1, noise_multiplier=0.8, steps=1),
