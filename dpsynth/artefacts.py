@@ -60,11 +60,12 @@ def problems_in(folder: Path) -> Iterator[str]:
 
 
 def _parquet_problems(path: Path) -> Iterator[str]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         kept = pq.read_metadata(path).metadata or {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, pa.ArrowException):
         return
     for key in sorted(key.decode("utf-8", "replace") for key in kept):
         if key not in _PARQUET:

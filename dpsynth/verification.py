@@ -143,10 +143,14 @@ def _expired(day: str) -> bool:
 
 
 def _columns(folder: Path) -> tuple[tuple[str, ...], int]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(folder / "data.parquet") as file:
-        return tuple(file.schema_arrow.names), file.metadata.num_rows
+    try:
+        with pq.ParquetFile(folder / "data.parquet") as file:
+            return tuple(file.schema_arrow.names), file.metadata.num_rows
+    except pa.ArrowException:  # of which not all are OSErrors or ValueErrors
+        raise VerificationError("data.parquet cannot be read") from None
 
 
 def _signature_problem(folder: Path, signed_by: Any) -> str | None:
