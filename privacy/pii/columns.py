@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from dpsynth.privacy.errors import PIIError
-from dpsynth.privacy.pii.identifiers import Span, is_timestamp
+from dpsynth.privacy.pii.identifiers import Span, is_card, is_timestamp, telephones
 from dpsynth.privacy.pii.normalise import to_ascii
 from dpsynth.privacy.pii.numbers import BY_DIGITS, number_class
 from dpsynth.privacy.source import IntArray
@@ -46,6 +46,8 @@ CELL_CLASSES = ("NONE", *DIRECT, *BY_DIGITS, "TEXT")
 # Types whose digits are checked, so that a chance hit is rare and a smaller share of hits decides.
 CHECKED = ("CREDIT_CARD", "IBAN_CODE", "EMAIL_ADDRESS", "US_SSN", "FR_NIR", "IP_ADDRESS", "MAC_ADDRESS", "CRYPTO")
 # Types that only their surroundings give away: a column's header must speak for them.
+# Where it does, any code with so many digits is one.
+CODED, CODE_DIGITS = ("PHONE_NUMBER", "US_SSN", "NATIONAL_ID", "PASSPORT", "DRIVER_LICENSE", "ACCOUNT_NUMBER"), 5
 BY_HEADER = ("NATIONAL_ID", "PASSPORT", "DRIVER_LICENSE", "ACCOUNT_NUMBER", "US_ITIN", "USERNAME")
 
 # How many different cells of a column the detector looks at, about.
@@ -72,11 +74,11 @@ _HEADERS = {
     rf"s?{_NUMBER_WORDS}|tel{_NUMBER_WORDS}|handy|portable|(mobile|cell)_phone{_NUMBER_WORDS}|numero_de_telephone)",
     "STREET_ADDRESS": r"((home|street|postal|mailing|billing|shipping|delivery)_?)?(address|adresse|anschrift|direccion|addr)(_?(line)?_?[12])?|street|strasse|rue|calle",
     "PERSON": r"((customer|client|patient|employee|contact|member|user|holder|owner|doctor|physician|nurse|student|teacher|person|guest|"
-    r"first|last|full|given|family|middle|maiden|sur|fore)_?)?names?|name_(first|last)|surnames?|patient|fullname"
-    r"|(nom|prenom)s?(_(de_)?(famille|naissance|client|patient))?|(vor|nach|familien|geburts)namen?|nombres?|apellidos?|cognome",
+    r"first|last|full|given|family|middle|maiden|birth|legal|preferred|sur|fore)_?)?names?|name_(first|last)|surnames?|patient|fullname"
+    r"|(nom|prenom)s?(_(de_|d_)?(famille|naissance|client|patient|usage|usuel))?|(vor|nach|familien|geburts)namen?|nombres?|apellidos?|cognome",
     "PASSPORT": rf"(.*_)?(passport|reisepass|passeport|pasaporte){_NUMBER_WORDS}",
     "DRIVER_LICENSE": rf"(.*_)?(drivers?_licen[cs]e|driving_licen[cs]e|permis_de_conduire|fuehrerschein|fuhrerschein){_NUMBER_WORDS}",
-    "NATIONAL_ID": rf"(.*_)?(national_id|identity_card|tax_id|tin|nino|personalausweis|steuer_?id|steueridentifikations|sozialversicherungs|cni|dni|nif|mrn|medical_record){_NUMBER_WORDS}",
+    "NATIONAL_ID": rf"(.*_)?(national_id|identity_card|tax_id|tin|nino|personalausweis|steuer_?id|steueridentifikations|sozialversicherungs|versicherten|krankenversicherten|kvnr|cni|dni|nif|mrn|medical_record){_NUMBER_WORDS}",
     "ACCOUNT_NUMBER": r"(.*_)?(bank_)?(account|konto|compte|cuenta)_?(number|no|nr|num|nummer)|kontonummer|numero_de_compte",
     "USERNAME": r"(.*_)?(user_?name|login|screen_?name|handle|nick_?name|benutzername|identifiant)",
     "URL": r"(.*_)?(url|website|homepage|web_?site)",
@@ -136,14 +138,18 @@ def require_clean_names(names: Sequence[str]) -> None:
 def cell_class(cell: str, spans: Sequence[Span], header: str) -> int:
     """Index into CELL_CLASSES: an entity that fills the cell, TEXT that holds one, else NONE."""
     letters = [i for i, c in enumerate(cell) if c.isalnum()]
-    if not letters or is_timestamp(cell) or re.fullmatch(r"\s*[-+]?\d*\.\d+([eE][-+]?\d+)?\s*", cell):
+    if not letters or is_timestamp(cell) or _MEASUREMENT.fullmatch(cell) or _UUID.fullmatch(cell):
         return 0  # a measurement's decimals pass a checksum now and then, but no identifier has a decimal point
     expected = header_entity(header)
     bare_number = cell.strip().isdigit()
+    if expected in CODED and _is_code(cell, 7 if expected == "PHONE_NUMBER" else CODE_DIGITS):
+        return CELL_CLASSES.index(expected)
     holds_identifier = False
     for entity in DIRECT:
         if bare_number and entity not in CHECKED and entity != expected:
             continue  # ten digits somewhere in a measurement are no telephone number
+        if bare_number and entity == "CREDIT_CARD" != expected and not is_card(cell, common=True):
+            continue  # of some network or other are one in ten of the numbers that shops give their goods
         own = [s for s in spans if s.entity == entity and _credible(cell[s.start : s.end], entity, expected)]
         if not own:
             continue
@@ -163,6 +169,17 @@ class NumberForms:
         return np.array([CELL_CLASSES.index(number_class(cell)) for cell in cells], np.int64)
 
 
+_MEASUREMENT = re.compile(r"\s*[-+]?\d*\.\d+([eE][-+]?\d+)?\s*")
+_UUID = re.compile(r"\s*\{?[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}?\s*")
+_CODE = re.compile(r"\s*\+?[A-Za-z0-9 ./()-]+\s*")
+_WORD = re.compile(r"[A-Za-z]{5}")
+
+
+def _is_code(cell: str, digits: int) -> bool:
+    is_code = _CODE.fullmatch(cell) is not None and _WORD.search(cell) is None
+    return is_code and sum(c.isdigit() for c in cell) >= digits
+
+
 def _credible(found: str, entity: str, expected: str | None) -> bool:
     """Whether a hit may count: some recognisers fire on labels and bare numbers unless the header speaks for them."""
     if entity == expected:
@@ -170,8 +187,10 @@ def _credible(found: str, entity: str, expected: str | None) -> bool:
     if entity == "PERSON":  # one capitalised word may be anything
         words = found.split()
         return len(words) >= 2 and all(w[0].isupper() and w.strip(".,'").replace("-", "").isalpha() for w in words)
-    if entity == "PHONE_NUMBER":  # a bare number is more often an id than a telephone
-        return not found.isdigit()
+    if entity == "PHONE_NUMBER":  # a bare number is more often an id than a telephone, and a short one an article's
+        return not found.isdigit() and (
+            sum(c.isdigit() for c in found) >= 9 or next(telephones(found), None) is not None
+        )
     if entity in BY_HEADER:
         return False
     if entity == "STREET_ADDRESS":

@@ -125,14 +125,20 @@ class Detector:
 
     def _look(self, texts: list[str]) -> Iterator[list[Span]]:
         """Spans of short, normalised texts."""
-        also = self._rampart.spans(texts) if self._rampart is not None else [None] * len(texts)
+        # A name in a file's name stands between underscores.
+        also = (
+            self._rampart.spans([t.replace("_", " ") for t in texts])
+            if self._rampart is not None
+            else [None] * len(texts)
+        )
         batch = self._engine.process_batch(texts, "en", batch_size=BATCH)
         for (text, artifacts), own in zip(batch, also, strict=True):
             artifacts.rampart = own
             results = self._analyzer.analyze(text, language="en", nlp_artifacts=artifacts, score_threshold=THRESHOLD)
             spans = (Span(r.start, r.end, NAMED.get(r.entity_type, r.entity_type)) for r in results)
             whole = [s for s in map(_trimmed(text), spans) if _counts(text[s.start : s.end], s.entity)]
-            yield [*whole, *_initials(text, whole)]
+            names = [*whole, *_initials(text, whole)]
+            yield [*names, *_again(text, names)]
 
     def classify(self, cells: Sequence[str], header: str, advance: Callable[[int], None] | None = None) -> IntArray:
         """Class of each cell, an index into CELL_CLASSES, shape (cells,). The header is given to the detector as context.
@@ -140,6 +146,7 @@ class Detector:
         advance: called with how many more cells are done.
         """
         self._require_known_language(cells, f"column {header!r}", tolerated=0.02)
+        cells = [_WHOLE.sub("", cell) for cell in cells]
         lead = f"{header.replace('_', ' ')}: "
         found = _counted(self.spans([lead + cell for cell in cells]), advance)
         moved = ([s.moved(-len(lead)) for s in spans if s.start >= len(lead)] for spans in found)
@@ -177,6 +184,8 @@ class Detector:
             )
 
 
+# An integer that went through floating point, as where a column also has gaps.
+_WHOLE = re.compile(r"(?<=\d{9})\.0\s*$")
 # What Presidio's recognisers call things, in this package's words.
 NAMED = {
     "UK_NINO": "NATIONAL_ID",
@@ -231,6 +240,18 @@ def _initials(text: str, spans: Sequence[Span]) -> Iterator[Span]:
             yield Span(first.start, then.end, "PERSON")
 
 
+def _again(text: str, spans: Sequence[Span]) -> Iterator[Span]:
+    """Words of a name wherever they stand once more, with a capital or in capitals: detectors find one place and miss another."""
+    found = {w for s in spans if s.entity == "PERSON" for w in _NAME_WORD.findall(text[s.start : s.end])}
+    if not found:
+        return
+    forms = found | {w.upper() for w in found} | {w.title() for w in found}
+    for match in _NAME_WORD.finditer(text):
+        if match[0] in forms:
+            yield Span(match.start(), match.end(), "PERSON")
+
+
+_NAME_WORD = re.compile(r"(?<![^\W_])[^\W\d_a-z][^\W\d_]{2,}(?![^\W_])")
 _INITIAL = re.compile(r"\s(?:[^\W\d_]\.?\s?){1,2}")
 # Everyday words in capitals, which spaCy takes for companies.
 _NO_ORGANISATION = frozenset(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from dpsynth.privacy.pii.identifiers import is_nir, is_ssn, is_wallet, passes_luhn, passes_mod97, plain_email
+from dpsynth.privacy.pii.identifiers import is_nir, is_ssn, is_wallet, passes_luhn, passes_mod97, plain_email, plain_ip
 from dpsynth.privacy.pii.normalise import to_ascii
 
 TOWNS = ("Aldermoor", "Brackenfield", "Castlewick", "Dunmarrow", "Elmhollow", "Fernleigh", "Greyharbor", "Hazelbrook")
@@ -226,7 +226,7 @@ def _real_itin(value: str) -> bool:
 
 
 def _real_ip(value: str) -> bool:
-    address = ipaddress.ip_address(value.strip("[]"))
+    address = ipaddress.ip_address(plain_ip(value))
     return address.is_global and not any(address in net for net in DOCUMENTATION_NETS)
 
 

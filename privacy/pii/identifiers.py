@@ -27,9 +27,11 @@ class Span(NamedTuple):
 
 
 _LABEL = r"[^\W_](?:[\w-]{0,61}[^\W_])?"
-_EMAIL = re.compile(rf"(?<![\w.%+'-])[\w.%+'!#$&*/=?^`{{|}}~-]{{1,64}}@(?:{_LABEL}\.){{1,8}}[^\W\d_]{{2,24}}(?![\w@])")
+_EMAIL = re.compile(
+    rf"(?<![\w.%+'-])[\w.%+'!#$&*/=?^`{{|}}~-]{{1,64}}@(?:{_LABEL}\.){{1,8}}[^\W\d_]{{2,24}}(?![^\W_]|@)"
+)
 _EMAIL_LITERAL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:localhost\b|\[[0-9a-fA-F.:]{7,45}\])")
-_AT = r"\s?(?:\(\s?(?:at|@|arobase)\s?\)|\[\s?(?:at|@)\s?\]|\{\s?at\s?\}|<at>|_at_|\sat\s)\s?"
+_AT = r"\s?(?:\(\s?(?:at|ät|@|arobase)\s?\)|\[\s?(?:at|@)\s?\]|\{\s?at\s?\}|<at>|_at_|\sat\s)\s?"
 _DOT = r"(?:\s?(?:\(\s?(?:dot|\.|point|punkt)\s?\)|\[\s?(?:dot|\.)\s?\]|\{\s?dot\s?\}|<dot>|_dot_|\s(?:dot|point|punkt)\s)\s?)"
 _EMAIL_SPELT = re.compile(
     rf"(?<![\w.])[\w%+-]+(?:(?:\.|{_DOT})[\w%+-]+){{0,3}}(?:{_AT}|@)[\w-]+(?:(?:\.|{_DOT})[\w-]+){{0,3}}(?:{_DOT}|\.)[A-Za-z]{{2,24}}\b",
@@ -37,13 +39,20 @@ _EMAIL_SPELT = re.compile(
 )
 _SPELT_MARK = re.compile(rf"{_DOT}|{_AT}", re.IGNORECASE)
 _IPV4 = re.compile(r"(?<![\w.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?!\d|\.\d|\w)")
+_IPV4_DEFANGED = re.compile(
+    r"(?<![\w.])\d{1,3}(?:\[\.\]|\(\.\)|\[dot\])(?:\d{1,3}(?:\[\.\]|\(\.\)|\[dot\]|\.)){2}\d{1,3}(?![\w.])"
+)
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}(?:[0-9A-Fa-f]{1,4}|(?:\d{1,3}\.){3}\d{1,3})?(?![\w:])")
 _MAC = re.compile(r"(?<![\w:-])(?:[0-9A-Fa-f]{2}([:-]))(?:[0-9A-Fa-f]{2}\1){4}[0-9A-Fa-f]{2}(?![\w:-])")
 _MAC_CISCO = re.compile(r"(?<![\w.])[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}\.[0-9A-Fa-f]{4}(?![\w.])")
+_MAC_NAMED = re.compile(r"(?i)\bmac(?:[ _-]?addr(?:ess|esse)?)?\b\W{0,3}(?P<x>(?:[0-9a-f]{2}){6})(?!\w)")
 _SSN = re.compile(r"(?<![\w-])\d{3}([-./ ]|\s-\s)\d{2}\1\d{4}(?![\w-])")
-_SSN_NAMED = re.compile(r"(?i)\b(?:ssn|social security(?: number| no)?)\b\D{0,20}(?P<x>\d{9})(?![\w-])")
+_SSN_NAMED = re.compile(
+    r"(?i)\b(?:ssn|ss(?=\s?(?:#|no\b|number\b))|social security(?: number| no)?)\b\D{0,20}(?P<x>\d{9})(?![\w-])"
+)
 _CARD = re.compile(r"(?<![\w.])\d(?:[ .\n-]{0,2}\d){11,18}(?![\w]|\.\d)")
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Za-z]{2}[ .-]?\d{2}(?:[ .-]{0,2}[A-Za-z0-9]){11,32}")
+_CARD_GROUPED = re.compile(r"(?<!\d)\d{4}([/:|])\d{4}\1\d{4}\1\d{4}(?!\d)")
+_IBAN = re.compile(r"(?:(?<![A-Za-z0-9])|(?<=IBAN)|(?<=iban))[A-Za-z]{2}[ .-]?\d{2}(?:[ .\n-]{0,2}[A-Za-z0-9]){11,32}")
 _NIR = re.compile(
     r"(?<![\d.])[1-478][ -]?\d{2}[ .-]?\d{2}[ .-]?(?:\d{2}|2[ABab])[ .-]?\d{3}[ .-]?\d{3}[ ./-]{0,3}(?:cl[ée]\s?)?\d{2}(?!\d)"
 )
@@ -57,7 +66,7 @@ _URL = re.compile(
     re.IGNORECASE,
 )
 _SPACED_OUT = re.compile(r"(?<![\d.,])\d(?:[ ]\d){8,18}(?![\d.,])")
-_BASE64 = re.compile(r"(?<![\w+/=-])(?:[A-Za-z0-9+/]{12,}|[A-Za-z0-9_-]{12,})={0,2}(?![\w+/=])")
+_BASE64 = re.compile(r"(?<![\w+/-])(?:[A-Za-z0-9+/]{12,}|[A-Za-z0-9_-]{12,})={0,2}(?![\w+/=])")
 _HEX = re.compile(r"(?<![0-9A-Za-z])(?:0x)?(?:[0-9a-fA-F]{2}){8,}(?![0-9A-Za-z])")
 # The first digits of payment card networks and the lengths that they give out: those that most cards are of, and the others,
 # which nearly any long number is one of.
@@ -112,15 +121,20 @@ def _plain(text: str) -> Iterator[Span]:
     yield from _all(_MAC_CISCO, "MAC_ADDRESS", text)
     if sum(c.isdigit() for c in text) >= 4:
         yield from _numbers(text)
+        if "_" in text:  # as in names of files
+            yield from _numbers(text.replace("_", " "))
 
 
 def _numbers(text: str) -> Iterator[Span]:
     yield from _all(_IPV4, "IP_ADDRESS", text, is_ip)
+    yield from _all(_IPV4_DEFANGED, "IP_ADDRESS", text, lambda found: is_ip(plain_ip(found)))
+    yield from (Span(*match.span("x"), "MAC_ADDRESS") for match in _MAC_NAMED.finditer(text))
     yield from _all(_SSN, "US_SSN", text, is_ssn)
     for match in _SSN_NAMED.finditer(text):
         if is_ssn(match["x"]):
             yield Span(*match.span("x"), "US_SSN")
     yield from _all(_CARD, "CREDIT_CARD", text, is_card)
+    yield from _all(_CARD_GROUPED, "CREDIT_CARD", text, is_card)
     yield from _all(_NIR, "FR_NIR", text, is_nir)
     yield from _all(_COORDINATES, "COORDINATES", text, _is_place)
     for match in _IBAN.finditer(text):
@@ -192,7 +206,7 @@ def is_email(text: str) -> bool:
 def _is_spelt_email(text: str) -> bool:
     """`name at site dot org`: bare words need both a spelt at and a spelt dot, or one of them in brackets."""
     lowered = text.lower()
-    if "@" in lowered or re.search(r"[(\[{<_]\s?(?:at|@|arobase)", lowered):
+    if "@" in lowered or re.search(r"[(\[{<_]\s?(?:at|ät|@|arobase)", lowered):
         return True
     return re.search(r"\sat\s.*(?:\sdot\s|\spoint\s|\spunkt\s|[(\[{<_]\s?dot)", lowered) is not None
 
@@ -204,6 +218,11 @@ def is_ip(text: str) -> bool:
     except ValueError:
         return False
     return not (address.is_unspecified or address.is_loopback) and (address.version == 4 or text.count(":") >= 2)
+
+
+def plain_ip(text: str) -> str:
+    """An address without the brackets that keep it from being clicked on, or that stand around it."""
+    return re.sub(r"[\[\]()]", "", text.replace("[dot]", "."))
 
 
 def is_ssn(text: str) -> bool:

@@ -43,9 +43,9 @@ def number_class(cell: str) -> str:
         return "NONE"
     if is_nir(digits):
         return "FR_NIR"
-    if is_card(digits):
+    if is_card(digits, common=True):
         return "CREDIT_CARD"
-    if any(check(digits) for check in _CHECKS.get(len(digits), ())):
+    if is_card(digits) or any(check(digits) for check in _CHECKS.get(len(digits), ())):
         return "ID_DIGITS"
     return "PHONE_DIGITS" if _is_telephone(digits) else "NONE"
 
@@ -116,5 +116,6 @@ def _is_belgian(digits: str) -> bool:
 _CHECKS: dict[int, tuple[Callable[[str], bool], ...]] = {
     9: (_is_bsn, _is_portuguese, _is_canadian),
     10: (_is_nhs,),
+    15: (passes_luhn,),  # a telephone's own (IMEI)
     11: (is_steuer_id, _is_cpf, _is_belgian),
 }

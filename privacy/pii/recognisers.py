@@ -119,6 +119,7 @@ _WORDING: tuple[tuple[str, str], ...] = (
     ("LOCATION", r"(?i:\b(?:my city is|i live in|living in|based in|moved to|j'habite à|ich wohne in|wohnhaft in|vivo en|abito a)\s)(?P<x>[A-ZÀ-ÖØ-Þ][\w'’.-]+(?:\s[A-ZÀ-ÖØ-Þ][\w'’-]+){0,3})"),
     ("USERNAME", r"(?<![\w@.+/-])(?P<x>@[A-Za-z0-9_]{2,30})\b(?!\.\w)"),
     ("USERNAME", r"(?i)\b(?:user ?name|login|screen ?name|handle|benutzername|identifiant)\s?(?:is|:|=|ist|est)?\s?(?P<x>[\w.-]{3,30})\b"),
+    ("USERNAME", r"(?:/home/|/Users/|(?i:[a-z]:)?\\(?:Users|Documents and Settings)\\)(?P<x>[^\s/\\:\"<>|*?]{2,40})"),
     ("PHONE_NUMBER", r"(?i)\b(?:phone|telephone|mobile|cell(?:phone)?|fax|tel|call(?:\s(?:me|us|him|her))?(?:\s(?:at|on|back))?|reach\s\w+\s(?:at|on)|téléphone|portable|telefon(?:nummer)?|handy(?:nummer)?|number)\b[^\d\n+(]{0,25}(?P<x>\+?\(?\d(?:[\s()./x-]{0,3}\d){5,16})(?![\w-])"),
     ("PHONE_NUMBER", r"(?<![\w.,/$€£+-])(?P<x>\+?\(?\d{1,4}\)?(?:[ .-]\(?\d{1,4}\)?){2,6}(?:\s?(?:x|ext\.?)\s?\d{1,6})?|\+\d{7,15})(?![\w%]|[.,]\d|-\d)"),
     ("PHONE_NUMBER", r"(?<![\w.,/$€£+-])(?P<x>\(?\d{3}\)?[ .-]\d{3,4}[ .-]?\d{4}(?:\s?(?:x|ext\.?)\s?\d{1,6})?|\d{3}[ -]\d{4})(?![\w%]|[.,]\d|-\d)"),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import dpsynth
@@ -72,6 +73,34 @@ def test_a_detector_that_raises_shows_no_text(monkeypatch: pytest.MonkeyPatch, d
         with pytest.raises(PIIError, match="pip install") as caught:
             work()
         assert "maria" not in str(caught.value) and caught.value.__cause__ is None and caught.value.__context__ is None
+
+
+WORK = {
+    "fit": lambda table: dpsynth.fit(table, epsilon=1.0, progress=False),
+    "scan": dpsynth.scan,
+    "scrub": lambda table: dpsynth.scrub(list(table["note"])),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_without_its_models_nothing_runs_and_nothing_is_spent(
+    fresh: pytest.MonkeyPatch, own_ledger: Path, name: str
+) -> None:
+    fresh.setattr(rampart, "PACKAGE", "no_such_model")
+    with pytest.raises(PIIError, match="pip install"):
+        WORK[name](pd.DataFrame({"note": [SECRET, "fine"]}))
+    assert not own_ledger.exists() or not dpsynth.Ledger(own_ledger).entries()
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_a_second_detector_that_raises_stops_every_run(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(f"failed on {SECRET}")
+
+    monkeypatch.setattr(load_detector()._rampart, "spans", fail)
+    with pytest.raises(PIIError, match="pip install") as caught:
+        WORK[name](pd.DataFrame({"note": [SECRET, "fine"]}))
+    assert "maria" not in str(caught.value)
 
 
 def test_a_detector_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, detector: Detector) -> None:

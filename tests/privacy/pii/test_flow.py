@@ -217,6 +217,10 @@ def test_hostile_texts_are_done_in_time(detector: Detector) -> None:
         "a[dot]" * 100,
         "&#65;" * 150,
         "\x00" * 800,
+        "Gonzalez MARIA " * 60,
+        "8[.]8(.)" * 100,
+        "4012/8888_" * 80,
+        "1a1a" * 200 + "!",
     ]
     assert len(list(detector.spans(hostile))) == len(hostile)
     assert find_leaks([t * 50 for t in hostile]) is not None
