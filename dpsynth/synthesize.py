@@ -187,7 +187,7 @@ def fit_rows(
     budget = reserve.adaptive
     record = ledger.dataset(
         name=dataset,
-        fingerprint=ledger.fingerprint(rows.contents()),
+        fingerprint=ledger.fingerprint(rows.contents),
         unit=unit or "row",
         columns=[c.name for c in rows.columns],
     )

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpsynth.privacy.errors import PrivacyError
+from dpsynth.privacy.ledger.fingerprint import Contents
 from dpsynth.privacy.source import (
     ROWS_PER_UNIT,
     BoolArray,
@@ -47,10 +48,8 @@ from dpsynth.privacy.source import (
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-    from dpsynth.privacy.ledger.fingerprint import Hashes, RowHashes
+    from dpsynth.privacy.ledger.fingerprint import RowHashes
 
-# Sorted parts of the content hashes, by their highest bits.
-_PARTS = 16
 # Rows of units that are bounded at a time (a single unit with more is still one part).
 _UNIT_ROWS = 2**21
 
@@ -138,7 +137,7 @@ class Spill:
         self.columns: dict[str, Store] = {}
         self.strings: dict[str, dict[str, int]] = {}  # of the columns of strings: code of each
         self.hashes, self.keys, self.missing = Store(), Store(), Store()
-        self._contents = [Store() for _ in range(_PARTS)]
+        self.contents = Contents()
 
     def __repr__(self) -> str:
         return f"Spill({len(self.columns)} columns, private rows)"
@@ -166,15 +165,7 @@ class Spill:
             self.columns.setdefault(name, Store()).append(stored)
         if unit is not None:
             self.hashes.append(hashes.rows)
-        content = np.sort(hashes.content)
-        cuts = np.searchsorted(content >> np.uint64(60), np.arange(_PARTS + 1, dtype=np.uint64))
-        for part, store in enumerate(self._contents):
-            store.append(content[cuts[part] : cuts[part + 1]])
-
-    def contents(self) -> Iterator[Hashes]:
-        """All content hashes in sorted order, a part at a time."""
-        for store in self._contents:
-            yield np.sort(store.whole(np.uint64))
+        self.contents += Contents.of(hashes.content)
 
 
 class SpilledSource:

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dpsynth.privacy.errors import DpsynthError, SchemaError
-from dpsynth.privacy.ledger.fingerprint import Hashes, Moments, RowHashes, row_hashes
+from dpsynth.privacy.ledger.fingerprint import Contents, Moments, RowHashes, row_hashes
 from dpsynth.privacy.source import BoolArray, Cells, CountingSource, IntArray, MemorySource, Numbers, unit_keys
 from dpsynth.privacy.spill import Spill, SpilledSource
 from dpsynth.sources import arrow, frames
@@ -45,9 +45,10 @@ class Rows:
     def __repr__(self) -> str:
         return f"Rows({len(self.columns)} columns, private)"
 
-    def contents(self) -> Iterator[Hashes]:
-        """What the ledger knows the rows by: their content hashes in sorted order."""
-        yield np.sort(self.hashes.content)
+    @property
+    def contents(self) -> Contents:
+        """What the ledger knows the rows by."""
+        return Contents.of(self.hashes.content)
 
     def source(self, unit: str | None, max_rows: int | None) -> CountingSource:
         """The rows behind the counting protocol, bounded per unit. Rows without a unit count as one unit together."""
@@ -77,9 +78,10 @@ class HeldRows:
     def __repr__(self) -> str:
         return f"HeldRows({len(self.columns)} columns, private)"
 
-    def contents(self) -> Iterator[Hashes]:
-        """What the ledger knows the rows by: their content hashes in sorted order."""
-        return self.spill.contents()
+    @property
+    def contents(self) -> Contents:
+        """What the ledger knows the rows by."""
+        return self.spill.contents
 
     def source(self, unit: str | None, max_rows: int | None) -> CountingSource:
         """The rows behind the counting protocol, bounded per unit."""

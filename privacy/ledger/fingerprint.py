@@ -5,9 +5,10 @@ Each cell has a canonical form, by its value and not by how it is stored: a numb
 Numbers count to the precision of 32-bit floats, so that a column that was stored as such is known again. Column names do not
 count: renaming a column makes no new data set.
 
-Each row gets a 64-bit hash of its cells. These hashes are as private as the rows; only the keyed hash over all of them together
-(`Ledger.fingerprint`) enters the ledger, and its size says nothing about theirs. The hashes are spelled out here, because a ledger
-outlives the versions of the libraries that could make them.
+Each row gets a 64-bit hash of its cells, and the rows together a hash of their multiset, which parts of a table add up to
+(`Contents`). These hashes are as private as the rows; only a keyed hash of the multiset's (`Ledger.fingerprint`) enters the ledger,
+and its size says nothing about theirs. The hashes are spelled out here, because a ledger outlives the versions of the libraries
+that could make them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ _WHOLE = re.compile(r"-?[1-9]\d*|0")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _SPAN = re.compile(r"(-?\d+) days?,? ?(?:([+-]?)(\d\d):(\d\d):(\d\d(?:\.\d+)?))?")
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+# One for each lane of a multiset's hash.
+_LANES = tuple(np.uint64(c) for c in (0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89))
+_WORD = 2**64
 # Kinds of canonical cells; their numbers go into the hashes.
 _NUMBER, _MOMENT, _LENGTH, _TEXT = 1, 2, 3, 4
 _MISSING_HASH = 0x9E3779B97F4A7C15
@@ -55,6 +59,36 @@ class RowHashes:
 
     def __repr__(self) -> str:
         return "RowHashes(private)"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What the ledger knows a table by: a hash of the multiset of its rows' content hashes. Private, until it is keyed.
+
+    lanes: four sums modulo 2^64, each of another mix of the hashes.  rows: how many there are.
+    Parts of a table add up to the whole in every order and cut, and a row that occurs twice counts twice. Tables that differ by chance
+    agree with probability 2^-256, where their rows' 64-bit hashes differ. It is no defence against an owner who makes up rows
+    to collide (sums are linear): an owner who wants another fingerprint need only append a row. (Clarke et al., "Incremental
+    Multiset Hash Functions", ASIACRYPT 2003: MSet-Add-Hash, with public mixes.)
+    """
+
+    lanes: tuple[int, ...] = (0,) * len(_LANES)
+    rows: int = 0
+
+    @classmethod
+    def of(cls, hashes: Hashes) -> Contents:
+        """Of some rows, by their content hashes."""
+        return cls(tuple(int(_mix(hashes + c).sum(dtype=np.uint64)) for c in _LANES), len(hashes))
+
+    def __add__(self, other: Contents) -> Contents:
+        lanes = tuple((a + b) % _WORD for a, b in zip(self.lanes, other.lanes, strict=True))
+        return Contents(lanes, self.rows + other.rows)
+
+    def __repr__(self) -> str:
+        return "Contents(private)"
+
+    def to_bytes(self) -> bytes:
+        return b"".join(n.to_bytes(8, "little") for n in (*self.lanes, self.rows))
 
 
 def row_hashes(columns: Mapping[str, Cells], moments: Mapping[str, Moments]) -> RowHashes:

@@ -42,12 +42,9 @@ class Keys:
         """Whether `mac` is that of the parts. Takes equally long however much of it is right."""
         return hmac.compare_digest(mac.encode(), self.sign(*parts).encode())
 
-    def fingerprint(self, parts: Iterable[bytes]) -> str:
-        """MAC of all parts joined."""
-        mac = hmac.new(self._rows, digestmod=hashlib.sha256)
-        for part in parts:
-            mac.update(part)
-        return mac.hexdigest()
+    def fingerprint(self, contents: bytes) -> str:
+        """MAC of what rows hash to."""
+        return _mac(self._rows, contents).hex()
 
     def columns(self, names: Iterable[str]) -> frozenset[str]:
         """Keyed hashes of column names."""

@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from dpsynth.privacy.accounting import Cost, Filter, Rule, cost_of, planned_epsilon, require_budget
 from dpsynth.privacy.errors import LedgerError, PrivacyError
 from dpsynth.privacy.events import Event, from_json, to_json
 from dpsynth.privacy.ledger.book import WHOLE, Book
 from dpsynth.privacy.ledger.database import Database
+from dpsynth.privacy.ledger.fingerprint import Contents
 from dpsynth.privacy.ledger.journal import Journal, entry_fits, entry_of, is_used, key_fits
 from dpsynth.privacy.ledger.key import Keys, load_key
 from dpsynth.privacy.ledger.values import DatasetRecord, Entry, Reservation, Run, Spent, SubBudget
@@ -57,13 +55,9 @@ class Ledger:
 
     # -- data sets -----------------------------------------------------------------------------------------------------
 
-    def fingerprint(self, row_hashes: npt.NDArray[np.uint64] | Iterable[npt.NDArray[np.uint64]]) -> str:
-        """Keyed fingerprint of a table from hashes of its rows, the same for every order of rows.
-
-        row_hashes: in one array, or sorted already and in several, as one reads a table that is larger than memory.
-        """
-        parts = [np.sort(row_hashes)] if isinstance(row_hashes, np.ndarray) else row_hashes
-        return self._keys.fingerprint(part.tobytes() for part in parts)
+    def fingerprint(self, contents: Contents) -> str:
+        """Keyed fingerprint of a table, the same for every order of rows."""
+        return self._keys.fingerprint(contents.to_bytes())
 
     def dataset(self, *, name: str | None, fingerprint: str, unit: str, columns: Iterable[str] = ()) -> DatasetRecord:
         """The data set of this name or, failing that, of this fingerprint; registered when new.

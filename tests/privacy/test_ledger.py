@@ -16,6 +16,7 @@ from dpsynth.privacy.budget import Reserve, budget_of
 from dpsynth.privacy.errors import BudgetExceeded, LedgerError, PrivacyError
 from dpsynth.privacy.events import Gaussian, SubsampledGaussian
 from dpsynth.privacy.ledger import Ledger
+from dpsynth.privacy.ledger.fingerprint import Contents
 
 DELTA = 1e-6
 
@@ -37,7 +38,7 @@ def spend(
     unit: str = "row",
     delta: float = DELTA,
 ) -> str:
-    record = ledger.dataset(name=name, fingerprint=ledger.fingerprint(hashes(rows)), unit=unit)
+    record = ledger.dataset(name=name, fingerprint=ledger.fingerprint(Contents.of(hashes(rows))), unit=unit)
     return ledger.reserve(dataset=record, cost=budget_of(epsilon, delta), delta=delta, label="fit").id
 
 
@@ -128,7 +129,7 @@ def test_a_plan_may_not_cost_more_than_is_reserved(ledger: Ledger) -> None:
 
 def test_events_must_fit_their_reservation(ledger_url: str) -> None:
     ledger = Ledger(ledger_url)
-    record = ledger.dataset(name="p", fingerprint=ledger.fingerprint(hashes()), unit="row")
+    record = ledger.dataset(name="p", fingerprint=ledger.fingerprint(Contents.of(hashes())), unit="row")
     reservation = ledger.reserve(dataset=record, cost=Cost(mu_squared=0.01), delta=DELTA, label="fit")
     event = Gaussian(stage="s", label="l", sensitivity=1.0, sigma=10.0)
     with pytest.raises(PrivacyError, match="more than it had reserved"):
@@ -188,10 +189,10 @@ def test_names_that_cannot_be(ledger: Ledger, name: str) -> None:
 
 
 def test_the_order_of_rows_does_not_change_the_fingerprint_but_the_key_does(ledger: Ledger, tmp_path: Path) -> None:
-    assert ledger.fingerprint(hashes()) == ledger.fingerprint(hashes()[::-1])
-    assert ledger.fingerprint(hashes()) != ledger.fingerprint(hashes(11))
-    assert ledger.fingerprint(hashes()) != Ledger(tmp_path / "other.db").fingerprint(hashes())
-    assert len(ledger.fingerprint(hashes(1))) == len(ledger.fingerprint(hashes(10_000)))
+    assert ledger.fingerprint(Contents.of(hashes())) == ledger.fingerprint(Contents.of(hashes()[::-1]))
+    assert ledger.fingerprint(Contents.of(hashes())) != ledger.fingerprint(Contents.of(hashes(11)))
+    assert ledger.fingerprint(Contents.of(hashes())) != Ledger(tmp_path / "other.db").fingerprint(Contents.of(hashes()))
+    assert len(ledger.fingerprint(Contents.of(hashes(1)))) == len(ledger.fingerprint(Contents.of(hashes(10_000))))
 
 
 def test_new_rows_with_known_columns_and_no_name_warn(ledger: Ledger, tmp_path: Path) -> None:

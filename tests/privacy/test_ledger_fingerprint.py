@@ -17,6 +17,7 @@ import dpsynth
 from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.errors import BudgetExceeded
 from dpsynth.privacy.ledger import Ledger
+from dpsynth.privacy.ledger.fingerprint import _LANES, Contents
 from dpsynth.sources import read
 from tests.conftest import mixed_table
 
@@ -27,7 +28,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
 
 
 def fingerprint(ledger: Ledger, data: Any) -> str:
-    return ledger.fingerprint(read(data).hashes.content)
+    return ledger.fingerprint(read(data).contents)
 
 
 def everything(n: int = 400) -> pd.DataFrame:
@@ -201,7 +202,35 @@ def test_hashes_stay_as_they_are() -> None:
     table = pd.DataFrame({"n": [1.5, np.nan], "s": ["Lima", None], "d": pd.to_datetime(["2020-01-02", None])})
     hashes = read(table).hashes
     assert hashes.content.tolist() == [9553856754120439206, 64646023444320627]
+    assert Contents.of(hashes.content) == Contents(
+        (7121579956570099156, 14058081567503155915, 103613491079753456, 14765091449829655977), 2
+    )
     assert "private" in repr(hashes) and "9553856754120439206" not in repr(hashes)
+
+
+@given(hashes=st.lists(st.integers(0, 2**64 - 1), max_size=30), cut=st.integers(0, 30), seed=st.integers(0, 9))
+def test_contents_add_up_in_every_order_and_cut(hashes: list[int], cut: int, seed: int) -> None:
+    whole = np.array(hashes, np.uint64)
+    again = np.random.default_rng(seed).permutation(whole)
+    parts = Contents.of(again[cut:]) + Contents.of(again[:cut]) + Contents()
+    assert parts == Contents.of(whole) and parts.rows == len(hashes)
+    lanes = [sum(_mixed_by_hand(h + c) for h in hashes) % 2**64 for c in map(int, _LANES)]
+    assert list(parts.lanes) == lanes
+
+
+def _mixed_by_hand(x: int) -> int:
+    x %= 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.lists(st.integers(0, 5), min_size=1, max_size=6))
+def test_contents_are_equal_for_the_same_multiset_alone(a: list[int], b: list[int]) -> None:
+    one, other = (Contents.of(np.array(x, np.uint64)) for x in (a, b))
+    assert (one == other) == (sorted(a) == sorted(b))
+    assert all((x == y) == (sorted(a) == sorted(b)) for x, y in zip(one.lanes, other.lanes, strict=True))
+    assert str(one.lanes[0]) not in repr(one)
 
 
 def test_a_row_alone_decides_its_hash() -> None:
@@ -278,9 +307,7 @@ def test_nothing_in_the_ledger_depends_on_the_number_of_rows(tmp_path: Path) -> 
         ledger = Ledger(folder / "budget.db")
         rows = read(mixed_table(n))
         columns = [c.name for c in rows.columns]
-        record = ledger.dataset(
-            name="p", fingerprint=ledger.fingerprint(rows.hashes.content), unit="row", columns=columns
-        )
+        record = ledger.dataset(name="p", fingerprint=ledger.fingerprint(rows.contents), unit="row", columns=columns)
         ledger.reserve(dataset=record, cost=Cost(mu_squared=0.1), delta=1e-6, label="fit")
         sizes.append(
             [len(str(e.body)) for e in ledger.entries()] + [f.stat().st_size for f in sorted(folder.iterdir())]

@@ -16,12 +16,15 @@ import pytest
 from dpsynth.privacy.budget import budget_of
 from dpsynth.privacy.errors import BudgetExceeded, LedgerError
 from dpsynth.privacy.ledger import Ledger
+from dpsynth.privacy.ledger.fingerprint import Contents
 
 DELTA = 1e-6
 
 
 def spend(ledger: Ledger, name: str | None = "people", epsilon: float = 1.0, rows: int = 10) -> str:
-    record = ledger.dataset(name=name, fingerprint=ledger.fingerprint(np.arange(rows, dtype=np.uint64)), unit="row")
+    record = ledger.dataset(
+        name=name, fingerprint=ledger.fingerprint(Contents.of(np.arange(rows, dtype=np.uint64))), unit="row"
+    )
     return ledger.reserve(dataset=record, cost=budget_of(epsilon, DELTA), delta=DELTA, label="fit").id
 
 

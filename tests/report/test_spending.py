@@ -18,6 +18,7 @@ from dpsynth.privacy.budget import budget_of
 from dpsynth.privacy.errors import BudgetExceeded, LedgerError
 from dpsynth.privacy.events import Composition, Event, Gaussian, Parallel, SubsampledGaussian
 from dpsynth.privacy.ledger import Ledger
+from dpsynth.privacy.ledger.fingerprint import Contents
 from dpsynth.report import budget, budget_tables
 from dpsynth.report.spending import (
     NOT_BOOKED,
@@ -36,7 +37,7 @@ DELTA = 1e-6
 def run(ledger: Ledger, name: str, epsilon: float, commit: bool = True, part: float = 1.0, unit: str = "row") -> str:
     """A run of two stages that spends a part of what it reserves."""
     hashes = np.frombuffer(name.encode().ljust(24)[:16], np.uint64)
-    record = ledger.dataset(name=name, fingerprint=ledger.fingerprint(hashes), unit=unit)
+    record = ledger.dataset(name=name, fingerprint=ledger.fingerprint(Contents.of(hashes)), unit=unit)
     cost = budget_of(epsilon, DELTA)
     reservation = ledger.reserve(dataset=record, cost=cost, delta=DELTA, label="fit")
     if commit:
