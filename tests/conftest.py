@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import dpsynth
+from dpsynth.console import Progress, SilentProgress
+from dpsynth.privacy.noise import Noise
+from dpsynth.privacy.table import Witness
+from dpsynth.sources import read
 from dpsynth.split import Split
-from dpsynth.synthesize import Settings, _public_randomness, generator_of
+from dpsynth.synthesize import Settings, _public_randomness, fit_rows, generator_of
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +86,30 @@ def replay_settings(seed: int) -> Settings:
         device="cpu",
         seed=public_seed,
         key=key,
+    )
+
+
+def witnessed(
+    table: pd.DataFrame,
+    path: Path,
+    witness: Witness | None = None,
+    *,
+    seed: int = 5,
+    unit: str | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> dpsynth.Synthesizer:
+    """One run of the flow under a test's randomness, with a witness at the door. path: of its ledger.  settings: see `replay_settings`."""
+    return fit_rows(
+        read(table),
+        replace(replay_settings(seed), **settings),
+        unit=unit,
+        max_rows=4 if unit else None,
+        ledger=dpsynth.Ledger(path),
+        dataset=None,
+        noise=Noise(insecure_seed=seed),
+        progress=progress or SilentProgress(),
+        witness=witness,
     )
 
 

@@ -18,20 +18,18 @@ from hypothesis import strategies as st
 
 import dpsynth
 from dpsynth import Column, Determines, Impossible, Ordered, Schema, Total
-from dpsynth.console import SilentProgress
 from dpsynth.encode.cells import LabelCells, LineCells
 from dpsynth.encode.codec import Codec
 from dpsynth.enforce import NO_CONDITIONS, Conditions, Rules, own_cells, representatives
 from dpsynth.generate import draw, table_of, values_of
 from dpsynth.learn import ColumnFacts, Domain
 from dpsynth.mapping import learned
-from dpsynth.privacy.audit import Recorder, Replay
+from dpsynth.privacy.audit import Recorder
 from dpsynth.privacy.budget import Account, budget_of
 from dpsynth.privacy.noise import Noise
 from dpsynth.privacy.table import PrivateTable
 from dpsynth.sources import read
-from dpsynth.synthesize import fit_rows
-from tests.conftest import replay_settings
+from tests.conftest import witnessed
 
 LEVELS = {"none": 1, "school": 3, "college": 7, "phd": 9}
 START = pd.Timestamp("2020-01-01")
@@ -685,30 +683,15 @@ def test_numbers_are_mapped_interval_by_interval() -> None:
 # -- the promise -------------------------------------------------------------------------------------------------------
 
 
-def replayed(table: pd.DataFrame, witness: Recorder | Replay, path: Path) -> dpsynth.Synthesizer:
-    return fit_rows(
-        read(table),
-        replace(
-            replay_settings(5), schema=Schema([*MAPPED.columns, *FEW.columns], [*MAPPED.constraints, *FEW.constraints])
-        ),
-        unit=None,
-        max_rows=None,
-        ledger=dpsynth.Ledger(path),
-        dataset=None,
-        noise=Noise(insecure_seed=5),
-        progress=SilentProgress(),
-        witness=witness,
-    )
-
-
 def test_neighbours_differ_in_the_noisy_answers_alone(tmp_path: Path) -> None:
     """Every query moves by no more than it says; and with the same answers the output is the same, row for row."""
     table = people(400)[[*MAPPED.names, *FEW.names]]
     table.loc[0] = ["elsewhere", "nowhere", "M", True, START, START - pd.Timedelta("9D")]
     recorder = Recorder()
-    first = replayed(table, recorder, tmp_path / "first.db")
+    schema = Schema([*MAPPED.columns, *FEW.columns], [*MAPPED.constraints, *FEW.constraints])
+    first = witnessed(table, tmp_path / "first.db", recorder, schema=schema)
     replay = recorder.replay()
-    second = replayed(table.drop(index=0).reset_index(drop=True), replay, tmp_path / "second.db")
+    second = witnessed(table.drop(index=0).reset_index(drop=True), tmp_path / "second.db", replay, schema=schema)
     assert all(c.holds for c in replay.comparisons), [c.label for c in replay.comparisons if not c.holds]
     mapped = [c for c in replay.comparisons if c.label.startswith("mappings/")]
     assert len(replay.comparisons) > 10 and len(mapped) == 1 and max(c.distance for c in replay.comparisons) > 0

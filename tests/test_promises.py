@@ -15,12 +15,9 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 import dpsynth
-from dpsynth.console import SilentProgress
-from dpsynth.privacy.audit import Recorder, Replay
-from dpsynth.privacy.noise import Noise
+from dpsynth.privacy.audit import Recorder
 from dpsynth.sources import read
-from dpsynth.synthesize import fit_rows
-from tests.conftest import mixed_table, replay_settings
+from tests.conftest import mixed_table, witnessed
 
 
 def independent_epsilon(entries: list[dict[str, float]], delta: float) -> float:
@@ -50,21 +47,6 @@ def test_the_statements_epsilon_is_the_sum_of_the_ledgers_events(unit: str | Non
     assert ledger.verify() == []
 
 
-def replayed(table: pd.DataFrame, witness: Recorder | Replay, tmp_path: Path, name: str, unit: str | None) -> None:
-    """One run of the flow under the same insecure randomness, with a witness at the door."""
-    fit_rows(
-        read(table),
-        replay_settings(17),
-        unit=unit,
-        max_rows=4 if unit else None,
-        ledger=dpsynth.Ledger(tmp_path / f"{name}.db"),
-        dataset=None,
-        noise=Noise(insecure_seed=17),
-        progress=SilentProgress(),
-        witness=witness,
-    )
-
-
 @pytest.mark.parametrize("unit", [None, "who"])
 @pytest.mark.parametrize("gone", [0, 7])
 def test_neighbours_ask_the_same_queries_and_move_them_by_no_more_than_declared(
@@ -78,9 +60,9 @@ def test_neighbours_ask_the_same_queries_and_move_them_by_no_more_than_declared(
     table.loc[odd, "city"] = "maria.gonzalez@mailbox.org"
     neighbour = table[~odd].reset_index(drop=True)
     recorder = Recorder()
-    replayed(table, recorder, tmp_path, "first", unit)
+    witnessed(table, tmp_path / "first.db", recorder, seed=17, unit=unit)
     replay = recorder.replay()
-    replayed(neighbour, replay, tmp_path, "second", unit)
+    witnessed(neighbour, tmp_path / "second.db", replay, seed=17, unit=unit)
     assert len(replay.comparisons) > 40
     for comparison in replay.comparisons:
         assert comparison.holds, comparison

@@ -30,8 +30,8 @@ OVER_BUCKETS, OVER_INTERVALS, OVER_WHOLE = Growth(4.0, 2), Growth(3.0, 4), Growt
 MAX_INTERVALS = 512
 EQUAL_WIDTHS = 20
 PER_DECADE = 12
-# A count that is so many sd of its noise above 0 is taken to stand for rows.
-STANDS_OUT = 3.0
+# The noise hides a label whose count is no more than so many sd above 0.
+HIDDEN = 3.0
 
 
 def occupied_span(
@@ -241,15 +241,15 @@ def pooled(counts: FloatArray, sigma: float, total: float) -> FloatArray:
     """Noisy counts of labels -> non-negative weights: those that noise hides are alike, as far as one can see.
 
     counts: each with noise of sd `sigma`.  total: what they sum to, better known than their sum is.
-    A label above STANDS_OUT sd keeps its count. The others have what is left of the total, shrunk towards equal parts the
+    A label above HIDDEN sd keeps its count. The others have what is left of the total, shrunk towards equal parts the
     more of their scatter the noise explains (James, Stein). To cut at zero and scale would keep the noise of every label
     whose noise was positive.
     """
     weights = np.maximum(counts, 0.0)
-    hidden = counts <= STANDS_OUT * sigma
+    hidden = counts <= HIDDEN * sigma
     if not hidden.any():
         return weights
-    left = float(np.clip(total - weights[~hidden].sum(), 0.0, STANDS_OUT * sigma * hidden.sum()))
+    left = float(np.clip(total - weights[~hidden].sum(), 0.0, HIDDEN * sigma * hidden.sum()))
     inside = counts[hidden]
     scatter = float(((inside - inside.mean()) ** 2).sum()) / max(len(inside) - 3, 1)
     keep = max(0.0, 1 - sigma**2 / scatter) if len(inside) > 3 and scatter > 0 else 0.0

@@ -24,8 +24,7 @@ from dpsynth.privacy.events import AboveThreshold
 from dpsynth.privacy.noise import Noise
 from dpsynth.privacy.table import PrivateTable
 from dpsynth.sources import read
-from dpsynth.synthesize import fit_rows
-from tests.conftest import replay_settings
+from tests.conftest import witnessed
 
 BENCH = Path(__file__).parents[2] / "bench"
 CATEGORIES = {
@@ -270,14 +269,9 @@ def test_no_question_of_the_gate_moves_by_more_than_it_says(tmp_path: Path) -> N
     """A run on a table without one row, given the same noisy answers: exact answers stay within each sensitivity."""
     rows = census(400)
     recorder = Recorder()
-    settings = replace(replay_settings(5), schema=SCHEMA, gate=Gate(candidates=3))
 
     def run(table: pd.DataFrame, witness: Any, name: str) -> Any:
-        ledger = dpsynth.Ledger(tmp_path / f"{name}.db")
-        return fit_rows(
-            read(table), settings, unit=None, max_rows=None, ledger=ledger, dataset=None,
-            noise=Noise(insecure_seed=5), progress=_Quiet(), witness=witness,
-        )  # fmt: skip
+        return witnessed(table, tmp_path / f"{name}.db", witness, schema=SCHEMA, gate=Gate(candidates=3))
 
     first = run(rows, recorder, "first")
     replayed = recorder.replay()
@@ -286,9 +280,3 @@ def test_no_question_of_the_gate_moves_by_more_than_it_says(tmp_path: Path) -> N
     assert replayed.comparisons and all(c.holds for c in replayed.comparisons)
     asked = {event.label for event in second.privacy.events if event.stage == "gate"}  # type: ignore[union-attr]
     assert {"distances of watched pairs", "groups of sex x origin", candidates.LABEL} <= asked
-
-
-class _Quiet:
-    def stage(self, name: str, total: int | None = None) -> None: ...
-
-    def advance(self, n: int = 1) -> None: ...

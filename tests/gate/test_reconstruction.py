@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,9 @@ from scipy.stats import beta
 
 import dpsynth
 from dpsynth import Column, Schema
-from dpsynth.console import SilentProgress
 from dpsynth.gate import judge
 from dpsynth.privacy.audit import Recorder
-from dpsynth.privacy.noise import Noise
-from dpsynth.sources import read
-from dpsynth.synthesize import fit_rows
-from tests.conftest import replay_settings
+from tests.conftest import witnessed
 
 Figures = npt.NDArray[np.float64]
 ROWS, EPSILON = 150, 0.5
@@ -128,14 +123,9 @@ def test_a_thousand_queries_see_no_more_than_the_noisy_answers(tmp_path: Path) -
     So whatever is asked, and however often, what an attacker learns is what the noisy answers tell: epsilon.
     """
     recorder = Recorder()
-    settings = replace(replay_settings(3), schema=SCHEMA)
 
     def run(inside: bool, witness: Any) -> dpsynth.Synthesizer:
-        ledger = dpsynth.Ledger(tmp_path / f"{inside}.db")
-        return fit_rows(
-            read(world(1, inside)), settings, unit=None, max_rows=None, ledger=ledger, dataset=None,
-            noise=Noise(insecure_seed=3), progress=SilentProgress(), witness=witness,
-        )  # fmt: skip
+        return witnessed(world(1, inside), tmp_path / f"{inside}.db", witness, seed=3, schema=SCHEMA)
 
     first = run(True, recorder)
     replayed = recorder.replay()

@@ -10,16 +10,12 @@ import pandas as pd
 import pytest
 
 import dpsynth
-from dpsynth.console import SilentProgress
 from dpsynth.models import Marginals
 from dpsynth.models.marginals.adaptive import GROWTH, Rounds
 from dpsynth.models.protocol import IMPOSSIBLE
-from dpsynth.privacy.audit import Recorder, Replay
+from dpsynth.privacy.audit import Recorder
 from dpsynth.privacy.events import Gaussian, leaves
-from dpsynth.privacy.noise import Noise
-from dpsynth.sources import read
-from dpsynth.synthesize import fit_rows
-from tests.conftest import replay_settings
+from tests.conftest import witnessed
 
 VALUES = list("qrstuvwxyz")
 SCHEMA = dpsynth.Schema([dpsynth.Column(c, "categorical", categories=VALUES, nullable=False) for c in "abcde"])
@@ -113,28 +109,14 @@ def test_constraints_hold_in_the_model_itself() -> None:
     assert (zeros.log_weights == IMPOSSIBLE).any() and not (held == IMPOSSIBLE).any()
 
 
-def replayed(table: pd.DataFrame, witness: Recorder | Replay, path: Path) -> dpsynth.Synthesizer:
-    generator = Marginals(structure="adaptive", rounds=3)
-    return fit_rows(
-        read(table),
-        replace(replay_settings(5), schema=SCHEMA, generator=generator),
-        unit=None,
-        max_rows=None,
-        ledger=dpsynth.Ledger(path),
-        dataset=None,
-        noise=Noise(insecure_seed=5),
-        progress=SilentProgress(),
-        witness=witness,
-    )
-
-
 def test_neighbours_ask_the_same_queries_and_end_with_the_same_model(tmp_path: Path) -> None:
     """Every round's queries move by no more than they say, and follow from noisy answers alone."""
     table = planted(600)
     recorder = Recorder()
-    first = replayed(table, recorder, tmp_path / "first.db")
+    settings = {"schema": SCHEMA, "generator": Marginals(structure="adaptive", rounds=3)}
+    first = witnessed(table, tmp_path / "first.db", recorder, **settings)
     replay = recorder.replay()
-    second = replayed(table.drop(index=0).reset_index(drop=True), replay, tmp_path / "second.db")
+    second = witnessed(table.drop(index=0).reset_index(drop=True), tmp_path / "second.db", replay, **settings)
     assert all(c.holds for c in replay.comparisons), [c.label for c in replay.comparisons if not c.holds]
     assert sum(c.label.startswith("selection/") for c in replay.comparisons) == 3
     assert max(c.distance / c.sensitivity for c in replay.comparisons) > 0.9

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +19,7 @@ from dpsynth.models.marginals.limits import CELL_BYTES, LEAST_CELLS, LOADED, PLA
 from dpsynth.models.marginals.tilt import SWEEPS, WORK
 from dpsynth.models.marginals.tilted import AT_ONCE, TOUCHES, Draws, TiltedField
 from dpsynth.privacy.errors import ModelError
-from dpsynth.privacy.noise import Noise
-from dpsynth.sources import read
-from dpsynth.synthesize import fit_rows
-from tests.conftest import replay_settings
+from tests.conftest import witnessed
 from tests.models.test_adaptive import SCHEMA, planted
 
 
@@ -162,16 +158,8 @@ class Told:
 
 def test_the_long_stages_tell_how_far_they_are(tmp_path: Path) -> None:
     told = Told()
-    fit_rows(
-        read(planted(1000)),
-        replace(replay_settings(5), schema=SCHEMA, generator=Marginals(max_cells=300, iterations=70)),
-        unit=None,
-        max_rows=None,
-        ledger=dpsynth.Ledger(tmp_path / "a.db"),
-        dataset=None,
-        noise=Noise(insecure_seed=5),
-        progress=told,
-    )
+    generator = Marginals(max_cells=300, iterations=70)
+    witnessed(planted(1000), tmp_path / "a.db", progress=told, schema=SCHEMA, generator=generator)
     stages = {str(name): (total, done) for name, total, done in told.stages}
     assert stages["fitting the model"] == (70, 70)
     assert stages["fitting the further pairs"] == (SWEEPS, SWEEPS)
