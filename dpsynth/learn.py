@@ -75,8 +75,10 @@ MAPPED_INTERVALS = 64
 WHOLE = 512
 # Of the price of the votes on strings, what those on long numbers cost, where a table has some: nearly all of them must agree.
 NUMBERS_PART = 0.3
+# Of the identifiers' share, what the numbers of different values cost, which tell labels from texts.
+DISTINCT_PART = 0.3
 # So many standard deviations of noise above a count there is hardly ever more.
-SURE = 4.0
+SURE = 3.0
 # A second look for categories is worth its price where more than this share of the rows is left without one.
 FEW = 0.02
 # Of its price, what is spent where no such column is.
@@ -273,11 +275,13 @@ class _Learner:
     def _vote(self, columns: list[Column], names: list[str]) -> list[Column]:
         self.progress.stage("looking for identifiers", len(names))
         share = self.split.identifiers * self.total
-        counted = self.table.distinct(names, mu_squared=0.1 * share, stage="identifiers")
+        counted = self.table.distinct(names, mu_squared=DISTINCT_PART * share, stage="identifiers")
         self.distinct = {name: float(m.values[0]) for name, m in zip(names, counted, strict=True)}
         for name, different in zip(names, counted, strict=True):
             rate = LOOKED_AT / max(self.distinct[name], 1.0)
-            votes, sigma = self._votes_on(name, self._need_detector(name), rate, 0.9 * share / len(names))
+            votes, sigma = self._votes_on(
+                name, self._need_detector(name), rate, (1 - DISTINCT_PART) * share / len(names)
+            )
             at_most = float(different.values[0]) + SURE * different.sigma
             labels = repeats(at_most, sum(votes.values()))
             is_open = next(c.kind for c in columns if c.name == name) is None

@@ -53,7 +53,7 @@ BY_HEADER = ("NATIONAL_ID", "PASSPORT", "DRIVER_LICENSE", "ACCOUNT_NUMBER", "US_
 # How many different cells of a column the detector looks at, about.
 LOOKED_AT = 1500
 # A column with fewer different values than this share of its cells holds labels, not texts.
-FEW_VALUES = 0.01
+FEW_VALUES = 0.02
 COVERED = 0.8
 SENTENCE_WORDS = 5
 CLEAR = 4.0
@@ -202,7 +202,7 @@ def _credible(found: str, entity: str, expected: str | None) -> bool:
 
 def repeats(different: float, cells: float) -> bool:
     """Whether a column of so many different values (at most) and cells holds labels, each of many units, rather than texts."""
-    return different < min(FEW_VALUES * cells, LOOKED_AT)
+    return different < FEW_VALUES * cells
 
 
 # Why a column that holds identifiers here and there is not scrubbed: only texts are.

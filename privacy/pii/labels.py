@@ -34,15 +34,15 @@ def made_up_labels(
 ) -> dict[str, str]:
     """A made-up label for each that is or holds a direct identifier; all different, and none that is a label already.
 
-    of_people: whether the column's labels are names for the most part. Where they are not, what reads like a name must hold a
-    given name to count: "Gift Card" and "Jet Blue" name nobody.
+    of_people: whether the column's labels are names or streets for the most part. Where they are not, a label must be a name as a
+    whole, and begin with a given name: "Gift Card" names nobody, and "Grade 10" is no street.
     """
     read = [label for label in labels if foreign(label) is None]  # others hold no name that a detector would know
     classes = [CELL_CLASSES[i] for i in detector.classify(read, header)]
     hits = [
         label
         for label, found in zip(read, classes, strict=True)
-        if found != "NONE" and (found != "PERSON" or of_people or _has_given_name(label))
+        if found != "NONE" and (of_people or (found == "PERSON" and _begins_with_given_name(label)))
     ]
     out: dict[str, str] = {}
     used = set(labels)
@@ -53,8 +53,8 @@ def made_up_labels(
     return out
 
 
-def _has_given_name(label: str) -> bool:
-    return any(word.strip(".,'’").casefold() in _given_names() for word in label.replace("-", " ").split())
+def _begins_with_given_name(label: str) -> bool:
+    return label.replace("-", " ").split()[0].casefold() in _given_names()
 
 
 @lru_cache(maxsize=1)

@@ -105,14 +105,16 @@ def test_labels_are_made_up_each_for_itself_and_all_different(detector: Detector
         "742 Evergreen Terrace",
         "open",
         "call Maria Gonzalez again about the bill",
+        "Grade 10",
     ]
     labels += [f"{first} Smith" for first in ("Ann", "Bob", "Carl", "Dora", "Emil", "Fred")]
     rng = np.random.default_rng(0)
     made = made_up_labels(labels, "desk", detector, rng, of_people=False)
-    assert set(made) == set(labels) - {"Gift Card", "open"}
+    assert set(made) == set(labels) - {"Gift Card", "open", "742 Evergreen Terrace", labels[4], "Grade 10"}
     assert len({*labels, *made.values()}) == len(labels) + len(made)
-    assert made[labels[4]].startswith("call ") and made[labels[4]].endswith(" again about the bill")
-    assert "Gift Card" in made_up_labels(labels, "desk", detector, rng, of_people=True)
+    of_people = made_up_labels(labels, "desk", detector, rng, of_people=True)
+    assert {"Gift Card", "742 Evergreen Terrace"} < set(of_people)
+    assert of_people[labels[4]].startswith("call ") and of_people[labels[4]].endswith(" again about the bill")
     assert made_up_labels(["病人王小明", "open"], "desk", detector, rng, of_people=True) == {}
 
 
