@@ -35,6 +35,7 @@ from dpsynth.privacy.durable import to_disk
 from dpsynth.privacy.errors import GateFailed, SchemaError
 from dpsynth.privacy.keys import public_half, sign
 from dpsynth.report.card import data_card, terms
+from dpsynth.sources import read
 from dpsynth.synthesizer import Synthesizer
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def release(
     n: number of rows; None = the very table that the gate measured.  recipient, purpose, expires: go into the certificate.
     sign_with: path of an Ed25519 private key (PEM).  accept_inconclusive: release although the gate cannot
     decide, which the certificate then says.
-    ledger: also books the release there.
+    ledger: also books the release there, and what its rows are known by.
     Raises GateFailed where the verdict is "fail", or "inconclusive" and that is not accepted; SchemaError where `out` is
     not a new or empty folder. In each case nothing is written.
     """
@@ -98,7 +99,9 @@ def release(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if ledger is not None:
-        ledger.note(synth.privacy.run, "release", {k: v for k, v in about.items() if v} | {"verdict": gate.said})
+        # The rows, too, so that a fit on them is noticed wherever they come back from.
+        rows = {"rows": ledger.fingerprint(read(table).contents)} if len(table) else {}
+        ledger.note(synth.privacy.run, "release", {k: v for k, v in about.items() if v} | {"verdict": gate.said} | rows)
     return Release(path=folder, gate=gate, rows=len(table), files=tuple(sorted(p.name for p in folder.iterdir())))
 
 

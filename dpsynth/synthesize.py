@@ -141,8 +141,7 @@ def fit(
         patterns_only=patterns_only,
     )
     maker = made_by(data)
-    if maker is not None and not allow_synthetic:
-        raise SchemaError("this table was made by dpsynth; pass allow_synthetic=True to learn from synthetic data")
+    _refuse_synthetic(maker, allow_synthetic)
     with make_progress(progress) as steps:
         steps.stage("reading")
         rows = hold(data, unit)
@@ -157,6 +156,7 @@ def fit(
             noise=Noise(insecure_seed=insecure_seed),
             progress=steps,
             maker=maker,
+            allow_synthetic=allow_synthetic,
         )
 
 
@@ -171,6 +171,7 @@ def fit_rows(
     noise: Noise,
     progress: Progress,
     maker: str | None = None,
+    allow_synthetic: bool = False,
     witness: Witness | None = None,
 ) -> Synthesizer:
     """The stages of `fit` on rows that have been read. maker: run that made them, where they are synthetic and say so.
@@ -183,11 +184,14 @@ def fit_rows(
     source = rows.source(unit, max_rows)
     detector = _detector(rows, settings.schema, unit, settings.patterns_only)
 
+    fingerprint = ledger.fingerprint(rows.contents)
+    maker = maker or ledger.released(fingerprint)
+    _refuse_synthetic(maker, allow_synthetic)
     reserve = reserve_of(settings.generator, settings.epsilon, settings.delta)
     budget = reserve.adaptive
     record = ledger.dataset(
         name=dataset,
-        fingerprint=ledger.fingerprint(rows.contents),
+        fingerprint=fingerprint,
         unit=unit or "row",
         columns=[c.name for c in rows.columns],
     )
@@ -375,6 +379,12 @@ def _detector(rows: Rows | HeldRows, schema: Schema | None, unit: str | None, pa
     from dpsynth.privacy.pii import load_detector
 
     return load_detector("patterns" if patterns_only else "full")
+
+
+def _refuse_synthetic(maker: str | None, allowed: bool) -> None:
+    """Training on synthetic data loses tails and rare groups with each generation; it must be asked for."""
+    if maker is not None and not allowed:
+        raise SchemaError("this table was made by dpsynth; pass allow_synthetic=True to learn from synthetic data")
 
 
 def _public(

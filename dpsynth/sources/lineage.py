@@ -2,7 +2,8 @@
 
 The mark is the id of the run that made the rows. pandas frames carry it in `attrs`, Arrow tables and Parquet files in the metadata of
 their schema, a release folder in its manifest. It is a help against mistakes, no defence: a CSV file outside its release folder, a
-table in a database, and what is made of a polars frame have no place for it.
+table in a database, and what is made of a polars frame have no place for it. Of these, a ledger in which a release was booked still
+knows the whole of its rows again (`Ledger.released`).
 """
 
 from __future__ import annotations

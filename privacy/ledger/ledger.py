@@ -171,6 +171,12 @@ class Ledger:
                 raise LedgerError("this ledger has no such run; open the ledger that the fit used")
             return journal.append(entries[0].dataset, run, kind, body)
 
+    def released(self, fingerprint: str) -> str | None:
+        """The run of which a release booked rows of this fingerprint; None where none did. Such rows are synthetic."""
+        with self._reading() as journal:
+            notes = (entry_of(row) for row in journal.entries("kind", "release"))
+            return next((note.run for note in notes if note.body.get("rows") == fingerprint), None)
+
     def spent(self, dataset: str, unit: str | None = None) -> Spent:
         """What all runs on a data set (by id) under one unit cost together. unit: default: the cap's, or the first run's."""
         with self._reading() as journal:

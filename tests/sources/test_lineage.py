@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import dpsynth
+from dpsynth.sources import read
 from dpsynth.sources.lineage import made_by
 from tests.conftest import mixed_table
 
@@ -46,6 +47,29 @@ def test_files_and_folders_carry_it_too(synth: dpsynth.Synthesizer, released: Pa
     assert made_by(pd.read_parquet(released / "data.parquet")) == synth.privacy.run
     mixed_table(20).to_parquet(tmp_path / "real.parquet")
     assert made_by(tmp_path / "real.parquet") is None and made_by(tmp_path / "nowhere.parquet") is None
+
+
+def test_a_ledger_knows_the_rows_of_a_release_again_without_any_mark(
+    synth: dpsynth.Synthesizer, tmp_path: Path
+) -> None:
+    ledger = dpsynth.Ledger(tmp_path / "known.db")
+    table = mixed_table(600)[["age", "city", "joined", "member"]]
+    fitted = dpsynth.fit(table, epsilon=2.0, ledger=ledger, progress=False)
+    dpsynth.release(fitted, tmp_path / "out", ledger=ledger, accept_inconclusive=True, recipient="A")
+    copied = tmp_path / "elsewhere.csv"
+    copied.write_bytes((tmp_path / "out/data.csv").read_bytes())
+    shuffled = pd.read_csv(copied).sample(frac=1, random_state=0)
+    booked = len(ledger.entries())
+    assert made_by(copied) is None and made_by(shuffled) is None
+    for data in (copied, shuffled):
+        with pytest.raises(dpsynth.SchemaError, match="allow_synthetic"):
+            dpsynth.fit(data, epsilon=1.0, ledger=ledger, progress=False)
+    assert len(ledger.entries()) == booked
+    again = dpsynth.fit(shuffled, epsilon=1.0, ledger=ledger, dataset="b", allow_synthetic=True, progress=False)
+    assert f"the rows are synthetic themselves: made by {fitted.privacy.run}" in again.privacy.public
+    # Real rows are none of a release, and another ledger does not know.
+    assert ledger.released(ledger.fingerprint(read(table).contents)) is None
+    dpsynth.fit(shuffled, epsilon=1.0, ledger=dpsynth.Ledger(tmp_path / "other.db"), progress=False)
 
 
 def test_a_fit_on_it_is_refused_or_says_so(synth: dpsynth.Synthesizer, released: Path, tmp_path: Path) -> None:
