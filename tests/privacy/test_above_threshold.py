@@ -89,7 +89,7 @@ def targets(*reds: float) -> list[list[Array]]:
 
 @pytest.mark.statistical
 def test_what_is_drawn_has_these_probabilities() -> None:
-    mu_squared, times, limits = 0.3, 3000, [6.0, 5.0, 2.0]
+    mu_squared, times, limits = 0.3, 9000, [6.0, 5.0, 2.0]
     noise, seen = Noise(), []
     for _ in range(times):
         table = table_of(30, 40, mu_squared, noise)
