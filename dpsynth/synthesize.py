@@ -34,8 +34,9 @@ from dpsynth.privacy.pii.columns import require_clean_names
 from dpsynth.privacy.statement import History, PrivacyStatement
 from dpsynth.privacy.table import PrivateTable, Witness
 from dpsynth.schema import Schema
-from dpsynth.sources import HeldRows, Rows, SourceColumn, hold
+from dpsynth.sources import Snapshot, SourceColumn, hold
 from dpsynth.sources.lineage import made_by
+from dpsynth.sources.spark import NO_ROWS, SparkRows
 from dpsynth.split import GATE_PARTS, Split
 from dpsynth.synthesizer import Synthesizer, load
 
@@ -161,7 +162,7 @@ def fit(
 
 
 def fit_rows(
-    rows: Rows | HeldRows,
+    rows: Snapshot,
     settings: Settings,
     *,
     unit: str | None,
@@ -181,6 +182,7 @@ def fit_rows(
     _check_schema(rows, settings.schema, unit)
     for name in sorted(settings.gate.names - {c.name for c in rows.columns}):
         raise SchemaError(f"the gate's column {name!r} is not in the table")
+    _check_generator(rows, settings.generator)
     source = rows.source(unit, max_rows)
     detector = _detector(rows, settings.schema, unit, settings.patterns_only)
 
@@ -349,7 +351,14 @@ def _device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _check_schema(rows: Rows | HeldRows, schema: Schema | None, unit: str | None) -> None:
+def _check_generator(rows: Snapshot, generator: Generator) -> None:
+    from dpsynth.models.protocol import Training
+
+    if isinstance(rows, SparkRows) and isinstance(generator, Training):
+        raise ModelError(NO_ROWS)
+
+
+def _check_schema(rows: Snapshot, schema: Schema | None, unit: str | None) -> None:
     types = {c.name: c.type for c in rows.columns}
     for column in schema.columns if schema is not None else ():
         if column.name not in types:
@@ -366,7 +375,7 @@ def _check_schema(rows: Rows | HeldRows, schema: Schema | None, unit: str | None
     Schema(by_type, schema.constraints)  # refuses what does not go with the types that the source says
 
 
-def _detector(rows: Rows | HeldRows, schema: Schema | None, unit: str | None, patterns_only: bool) -> Detector | None:
+def _detector(rows: Snapshot, schema: Schema | None, unit: str | None, patterns_only: bool) -> Detector | None:
     """The PII detector, if a column needs it: loaded before anything is reserved, so that it fails without cost."""
 
     def needed(source: SourceColumn) -> bool:
@@ -388,7 +397,7 @@ def _refuse_synthetic(maker: str | None, allowed: bool) -> None:
 
 
 def _public(
-    rows: Rows | HeldRows, schema: Schema | None, unit: str | None, max_rows: int, maker: str | None
+    rows: Snapshot, schema: Schema | None, unit: str | None, max_rows: int, maker: str | None
 ) -> tuple[str, ...]:
     """What was taken as public, by name."""
     out = ["names and order of the columns", "that a column holds numbers, times, truth values or strings"]

@@ -119,7 +119,7 @@ class Vectors(Protocol):
 
 
 class CountingSource(Protocol):
-    """Exact, unit-bounded integer counts of private rows. Implemented in memory here; by a database or cluster elsewhere."""
+    """Exact, unit-bounded integer counts of private rows. Implemented in memory here, on disk in `spill`, by a cluster elsewhere."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ SETUPTOOLS = PROJECT["tool"]["setuptools"]
 LINKED = ("models", "privacy")
 # For the models that train with DP-SGD, for SDV's users, and Presidio's other half; nothing of this version imports them.
 NOT_IMPORTED_YET = {"presidio-anonymizer", "sdv", "transformers"}
-OPTIONAL = {"polars"}  # imported only where a polars frame was passed in
+OPTIONAL = {"polars", "pyspark"}  # imported only where a frame of theirs was passed in
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 600, 80
 
 

@@ -8,6 +8,18 @@ to its end at once: what cannot be read fails before anything is reserved, and a
 from dpsynth.sources.arrow import SourceColumn, SourceType
 from dpsynth.sources.databases import SQL, DuckDB
 from dpsynth.sources.layout import Layout
-from dpsynth.sources.rows import HeldRows, Rows, hold, read, to_pandas
+from dpsynth.sources.rows import HeldRows, Rows, Snapshot, hold, read, to_pandas
 
-__all__ = ["SQL", "DuckDB", "HeldRows", "Layout", "Rows", "SourceColumn", "SourceType", "hold", "read", "to_pandas"]
+__all__ = [
+    "SQL",
+    "DuckDB",
+    "HeldRows",
+    "Layout",
+    "Rows",
+    "Snapshot",
+    "SourceColumn",
+    "SourceType",
+    "hold",
+    "read",
+    "to_pandas",
+]

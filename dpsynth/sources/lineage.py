@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
@@ -40,10 +41,22 @@ def made_by(data: Any) -> str | None:
     """The run that made a table, as far as it carries a mark; None where it has none. Takes what `fit` takes; reads no row."""
     if isinstance(data, str | Path):
         return None if "://" in str(data) else _of_path(Path(data))
+    if type(data).__module__.split(".")[0] == "pyspark":
+        return _of_spark(data)
     if type(data).__module__.split(".")[0] == "pyarrow" and hasattr(data, "schema"):  # a table, a dataset, a stream
         return _of_metadata(data.schema.metadata)
     carried = getattr(data, "attrs", {}).get(MARK, getattr(data, _ATTRIBUTE, None))
     return None if carried is None else str(carried)
+
+
+def _of_spark(frame: Any) -> str | None:
+    """Of a Spark DataFrame: by the files that it reads, where they lie on this machine."""
+    try:
+        files = [urlsplit(file) for file in frame.inputFiles()[:1]]
+    except Exception:  # reading it will say what is wrong
+        return None
+    local = [Path(unquote(file.path)) for file in files if file.scheme in ("", "file")]
+    return _of_path(local[0]) if local and local[0].exists() else None
 
 
 def _of_path(path: Path) -> str | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,24 @@ from dpsynth.sources.layout import Layout
 IN_MEMORY = 2**25
 
 Keys = tuple[IntArray, BoolArray]
+
+
+class Snapshot(Protocol):
+    """A table as read for a fit: nothing of it changes any more."""
+
+    @property
+    def columns(self) -> tuple[SourceColumn, ...]:
+        """What is public about the columns."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def contents(self) -> Contents:
+        """What the ledger knows the rows by."""
+
+    def source(self, unit: str | None, max_rows: int | None) -> CountingSource:
+        """The rows behind the counting protocol, bounded per unit. Rows without a unit count as one unit together."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -102,25 +120,22 @@ def read(data: Any) -> Rows:
     return _in_memory(feed, list(_read_out(feed)))
 
 
-def hold(data: Any, unit: str | None = None) -> Rows | HeldRows:
+def hold(data: Any, unit: str | None = None) -> Snapshot:
     """A snapshot of a table, for a fit.
 
-    data: pandas or polars DataFrame, pyarrow Table (or dataset, or stream), DuckDB relation, Hugging Face Dataset, the path of a
+    data: pandas, polars or Spark DataFrame, pyarrow Table (or dataset, or stream), DuckDB relation, Hugging Face Dataset, the path of a
     CSV or Parquet file or of a folder of them, `SQL` or `DuckDB`, or the text "URL#table" or "file.duckdb#table".
     unit: the column that names the privacy unit.
     Raises SchemaError where the table cannot be worked with; the message names the column and the rule, never a value.
     """
     if isinstance(data, pd.DataFrame):
         return _of_pandas(data)
+    if _is_spark(data):
+        from dpsynth.sources.spark import hold_frame
+
+        return hold_frame(data, unit)
     feed = _feed(data)
-    if (
-        unit in feed.schema.names
-        and pa.types.is_decimal(dtype := feed.schema.field(unit).type)
-        and dtype.precision > 15
-    ):
-        raise SchemaError(
-            f"unit {unit!r} is a decimal number of more than 15 digits; cast it to a string or a whole number"
-        )
+    check_unit_type(feed.schema, unit)
     tables = _read_out(feed)
     first: list[pa.Table] = []
     for table in tables:
@@ -154,6 +169,18 @@ def checked_bound(names: list[str], unit: str | None, max_rows: int | None) -> i
     return max_rows
 
 
+def check_unit_type(schema: pa.Schema, unit: str | None) -> None:
+    """Raises SchemaError for a unit whose cells float64 would blur."""
+    if unit in schema.names and pa.types.is_decimal(dtype := schema.field(unit).type) and dtype.precision > 15:
+        raise SchemaError(
+            f"unit {unit!r} is a decimal number of more than 15 digits; cast it to a string or a whole number"
+        )
+
+
+def _is_spark(data: Any) -> bool:
+    return type(data).__module__.split(".")[0] == "pyspark" and hasattr(type(data), "mapInArrow")
+
+
 def _feed(data: Any) -> Feed:
     """The table as a stream of Arrow batches. Nothing but its schema has been read."""
     module = type(data).__module__.split(".")[0]
@@ -166,6 +193,10 @@ def _feed(data: Any) -> Feed:
             feed = feed_of_frame(data.lazy().collect(), "polars", "the polars DataFrame")
         elif module in ("duckdb", "_duckdb") and hasattr(data, "__arrow_c_stream__"):
             feed = feed_of_relation(data)
+        elif _is_spark(data):
+            raise SchemaError(
+                "this looks at rows, and those of a Spark DataFrame stay in the cluster; take a sample of them: df.sample(0.01).toPandas()"
+            )
         elif module == "datasets":
             feed = feed_of_dataset(data)
         elif module == "pyarrow" and hasattr(data, "scanner"):
@@ -174,14 +205,14 @@ def _feed(data: Any) -> Feed:
             feed = feed_of_frame(data, "pyarrow", "the pyarrow table")
         else:
             raise SchemaError(
-                "data must be a pandas or polars DataFrame, a pyarrow Table, a DuckDB relation, a Hugging Face Dataset, dpsynth.SQL, "
+                "data must be a pandas, polars or Spark DataFrame, a pyarrow Table, a DuckDB relation, a Hugging Face Dataset, dpsynth.SQL, "
                 "dpsynth.DuckDB, or the path of a CSV or Parquet file or a folder of them"
             )
     except DpsynthError:
         raise
     except Exception as error:  # a reader's own message may quote a row
         raise SchemaError(f"the table cannot be read ({type(error).__name__})") from None
-    _check_names(feed.schema.names)
+    check_names(feed.schema.names)
     _ = feed.columns  # refuses what cannot be worked with before a row is read
     return feed
 
@@ -222,7 +253,7 @@ def _in_memory(feed: Feed, tables: list[pa.Table]) -> Rows:
         cells[name] = _cells(feed, name, table.column(name))
         keys = arrow.exact_keys(table.column(name)) if _blurred(cells[name]) else None
         exact |= {name: keys} if keys is not None else {}
-    hashes = row_hashes(cells, _moments(columns))
+    hashes = row_hashes(cells, moments_of(columns))
     return Rows(columns=columns, cells=cells, hashes=hashes, layout=feed.layout, exact=exact)
 
 
@@ -230,7 +261,7 @@ def _on_disk(feed: Feed, tables: Iterator[pa.Table], unit: str | None) -> HeldRo
     columns = feed.columns
     if unit is not None:
         checked_bound([c.name for c in columns], unit, 1)
-    spill, moments = Spill(), _moments(columns)
+    spill, moments = Spill(), moments_of(columns)
     try:
         for table in tables:
             cells = {name: _cells(feed, name, table.column(name)) for name in table.column_names}
@@ -251,7 +282,7 @@ def _cells(feed: Feed, name: str, column: pa.ChunkedArray) -> Cells:
 def _of_pandas(table: pd.DataFrame) -> Rows:
     if table.shape[1] == 0:
         raise SchemaError("the table has no columns")
-    _check_names(list(table.columns))
+    check_names(list(table.columns))
     if len(table) == 0:
         raise SchemaError("the table has no rows")
     columns, cells = [], {}
@@ -261,7 +292,7 @@ def _of_pandas(table: pd.DataFrame) -> Rows:
         columns.append(SourceColumn(name=name, type=kind))
         keys = frames.exact_keys(table[name]) if _blurred(cells[name]) else None
         exact |= {name: keys} if keys is not None else {}
-    hashes = row_hashes(cells, _moments(columns))
+    hashes = row_hashes(cells, moments_of(columns))
     return Rows(columns=tuple(columns), cells=cells, hashes=hashes, layout=Layout.of_pandas(table), exact=exact)
 
 
@@ -270,7 +301,7 @@ def _blurred(cells: Cells) -> bool:
     return isinstance(cells, Numbers) and bool(np.any(np.abs(cells.data) >= arrow.EXACT))
 
 
-def _moments(columns: list[SourceColumn] | tuple[SourceColumn, ...]) -> dict[str, Moments]:
+def moments_of(columns: list[SourceColumn] | tuple[SourceColumn, ...]) -> dict[str, Moments]:
     moments: dict[str, Moments] = {}
     for column in columns:
         if column.type == "datetime" or column.type == "timedelta":
@@ -278,7 +309,8 @@ def _moments(columns: list[SourceColumn] | tuple[SourceColumn, ...]) -> dict[str
     return moments
 
 
-def _check_names(names: list[Any]) -> None:
+def check_names(names: list[Any]) -> None:
+    """Raises SchemaError where columns cannot be told apart by their names."""
     if not names:
         raise SchemaError("the table has no columns")
     if not all(isinstance(name, str) for name in names):

@@ -88,6 +88,10 @@ class Detector:
     def __repr__(self) -> str:
         return f"Detector({self.mode}, {len(MASKED)} entities)"
 
+    def __reduce__(self) -> tuple[Callable[[Mode], Detector], tuple[Mode]]:
+        """Where it is sent to another process, that one loads, verifies and tries the models anew."""
+        return load_detector, (self.mode,)
+
     def described(self) -> dict[str, Any]:
         """What looked, for a certificate or an audit log: mode, models by hash, thresholds."""
         models = {f"{MODEL}/{name}": sha for name, sha in PINNED.items()}
