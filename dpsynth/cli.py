@@ -117,7 +117,7 @@ def fit(
     schema: Annotated[Path | None, typer.Option(help="JSON file of public facts.")] = None,
     unit: Annotated[str | None, typer.Option(help="Column that names the privacy unit.")] = None,
     max_rows_per_unit: Annotated[int | None, typer.Option(help="Most rows a unit contributes.")] = None,
-    model: Annotated[str, typer.Option(help="auto, marginals, aim, mst or ctgan.")] = "auto",
+    model: Annotated[str, typer.Option(help="auto, marginals, aim, mst, ctgan or language.")] = "auto",
     ledger: LedgerUrl = None,
     dataset: Annotated[str | None, typer.Option(help="The ledger's name for these data.")] = None,
     allow_synthetic: Annotated[bool, typer.Option(help="Accept data that dpsynth made.")] = False,

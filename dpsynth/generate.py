@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,26 @@ from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.enforce import Conditions, cells_of
 from dpsynth.learn import ColumnFacts, Domain
-from dpsynth.models.protocol import TableModel
+from dpsynth.models.protocol import TableModel, TextModel
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray
 from dpsynth.schema import Column
 from dpsynth.values import LINES, Own, as_label
 
+# Stands in a column of texts for one that is still to be written. It is put in by code, where no value is, not by value.
+TO_WRITE = "\x00to write"
 # How often rows that no value within their codes lets obey the constraints are replaced.
 _REPLACED = 10
+
+
+def texts_of(domain: Domain) -> dict[str, float]:
+    """Share of the rows whose text is to be written, for it is no frequent one, by column; columns without are left out."""
+    out: dict[str, float] = {}
+    for fact in domain.facts:
+        if fact.treatment == "scrubbed text" and fact.codec is not None and isinstance(fact.codec.cells, LabelCells):
+            share = float(fact.codec.shares[fact.codec.cells.other])
+            out |= {fact.column.name: share} if share > 0 else {}
+    return out
 
 
 def draw(
@@ -62,10 +74,18 @@ def unit_weights(domain: Domain, unit_ids: IntArray) -> FloatArray:
 
 
 def values_of(
-    domain: Domain, model: TableModel, codes: IntArray, conditions: Conditions, rng: np.random.Generator
+    domain: Domain,
+    model: TableModel,
+    codes: IntArray,
+    conditions: Conditions,
+    rng: np.random.Generator,
+    *,
+    writers: Sequence[TextModel] = (),
+    written: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Own]:
     """Values of every column that is modelled or follows from those that are, in rows that obey the constraints.
 
+    writers: of text columns; texts of others that are not among the frequent ones are missing.  written: told of their progress.
     codes: shape (n, codecs), as `draw` makes them. Raises ModelError where the model has no row that obeys.
     """
     values, good = _drawn(domain, codes, conditions, rng)
@@ -82,7 +102,29 @@ def values_of(
     if not good.all():
         raise ModelError("the constraints leave no row possible under the model; do they hold in the table?")
     domain.rules.complete(values)
+    _write(domain, values, writers, rng, written)
     return values
+
+
+def _write(
+    domain: Domain,
+    values: dict[str, Own],
+    writers: Sequence[TextModel],
+    rng: np.random.Generator,
+    written: Callable[[int], None],
+) -> None:
+    """Put texts where they are to be written, and fakes in the place of identifiers."""
+    by_column = {w.column: w for w in writers}
+    for name in [f.column.name for f in domain.facts if f.treatment == "scrubbed text" and f.column.name in values]:
+        from dpsynth.privacy.pii import fill_placeholders
+
+        texts, writer = values[name], by_column.get(name)
+        places = np.flatnonzero(texts == TO_WRITE)
+        texts[places] = None
+        if writer is not None:
+            labels = [values[c][places] for c in writer.conditions]
+            texts[places] = writer.write(labels, len(places), rng, written=written)
+        values[name] = np.array(fill_placeholders(list(texts), rng), dtype=object)
 
 
 def _drawn(
@@ -146,10 +188,11 @@ def _values(
 ) -> Own:
     """Values of one modelled column."""
     if fact.treatment == "scrubbed text" and fact.codec is not None:
-        from dpsynth.privacy.pii import fill_placeholders
-
-        texts = fact.codec.values(fact.codec.refine(codes, rng), rng)
-        return np.array(fill_placeholders(list(texts), rng), dtype=object)
+        fine = fact.codec.refine(codes, rng)
+        texts: Own = fact.codec.values(fine, rng)
+        if isinstance(fact.codec.cells, LabelCells):
+            texts[fine == fact.codec.cells.other] = TO_WRITE
+        return texts
     return domain.rules.drawn(fact.column.name, codes, conditions, rng)
 
 

@@ -46,6 +46,7 @@ from dpsynth.encode.grid import (
 from dpsynth.encode.questions import Classifier, FormOf, IdentifierIn, RangeOf, StepOf
 from dpsynth.enforce import SCALES, Rules, cuts, made_column
 from dpsynth.mapping import learned
+from dpsynth.models.protocol import Steps
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.privacy.pii import (
     CELL_CLASSES,
@@ -93,14 +94,6 @@ class Detector(Classifier, Protocol):
     """The PII detector, as far as learning needs it."""
 
     def scrub(self, texts: Sequence[str]) -> list[str]: ...
-
-
-class Steps(Protocol):
-    """Progress; see `console`."""
-
-    def stage(self, name: str, total: int | None = None) -> None: ...
-
-    def advance(self, n: int = 1) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,9 +146,11 @@ def learn(
     detector: Detector | None,
     key: str,
     progress: Steps,
+    written: bool = False,
 ) -> Domain:
-    """Fill in what the schema leaves open. detector: needed where a string column's kind is not declared."""
-    learner = _Learner(table, split, detector, key, progress, schema.constraints if schema is not None else ())
+    """Fill in what the schema leaves open. detector: needed where a string column's kind is not declared.  written: whether a language
+    model will write texts, which takes scrubbed ones and a part of the budget."""
+    learner = _Learner(table, split, detector, key, progress, schema.constraints if schema is not None else (), written)
     voted_on = [s.name for s in sources if s.name != table.unit and needs_votes(s, schema)]
     numbers = [s.name for s in sources if s.name != table.unit and may_be_numbered(s, schema)]
     return learner.run([declared(source, schema) for source in sources], voted_on, numbers)
@@ -207,7 +202,9 @@ class _Learner:
         key: str,
         progress: Steps,
         constraints: tuple[Constraint, ...],
+        written: bool,
     ) -> None:
+        self.written = written
         self.constraints = constraints
         self.table, self.split, self.detector, self.key, self.progress = table, split, detector, key, progress
         self.total = table.account.reserved.mu_squared
@@ -227,6 +224,8 @@ class _Learner:
         self._follow(self.constraints)
         columns = self._identifiers(columns, voted_on)
         columns = self._schema(columns)
+        if self.written:
+            self._scrub(columns)
         columns = self._numbers(columns, numbers)
         columns = self._vocabulary(columns)
         self._mappings({c.name: c for c in columns})
@@ -258,14 +257,17 @@ class _Learner:
         open_names = [c.name for c in self._open(columns) if c.name in voted_on]
         if open_names:
             columns = self._vote(columns, open_names)
-        texts = [c.name for c in self._open(columns) if c.kind == "text"]
+        self._scrub(columns)
+        return columns
+
+    def _scrub(self, columns: list[Column]) -> None:
+        texts = [c.name for c in self._open(columns) if c.kind == "text" and c.name not in self.treatments]
         if texts:
             self.progress.stage("scrubbing text", len(texts))
         for name in texts:
             self.treatments[name] = "scrubbed text"
             self.table.rewrite(name, self._need_detector(name).scrub)
             self.progress.advance()
-        return columns
 
     def _need_detector(self, name: str) -> Detector:
         if self.detector is None:
@@ -467,7 +469,8 @@ class _Learner:
         sigma = math.sqrt(max(d, 1) / (self.split.one_way * self.total))
         self.progress.stage("measuring columns")
         budget = self.split.one_way * self.total
-        if d == 1:  # nothing to measure together: all but the gate's slice goes here
+        written = self.written and any(c.kind == "text" for c in modelled)
+        if d == 1 and not written:  # nothing to measure together: all but the gate's slice goes here
             budget = self.table.account.left.mu_squared - self.split.gate * self.total
         # Columns of labels first: their totals say how many intervals a number line is worth.
         lines = [c for c in modelled if c.kind in SCALES]

@@ -38,6 +38,7 @@ STAGES = {
     "one-way": "the histogram of each column",
     "selection": "which pairs of columns depend on each other",
     "pairs": "the tables of the selected pairs",
+    "text": "words and embeddings of texts, where a language model writes them (else: the tables of pairs)",
     "gate": "how far the model is from the rows, for the fidelity gate",
 }
 Phase = Literal["schema", "selection", "measurement", "training", "gate", "reserve"]
@@ -51,6 +52,7 @@ PHASES: dict[str, Phase] = {
     "one-way": "measurement",
     "selection": "selection",
     "pairs": "measurement",
+    "text": "measurement",
     "gate": "gate",
 }
 # How the gate's slice is shared out; what is not asked leaves its part to the distances of columns and pairs.
@@ -64,6 +66,7 @@ MAX_PAIRS = 20_000
 # A count column whose noise is more than this share of all units tells little.
 LITTLE = 0.05
 _SHOWN = 12
+_TEXT_MOST = 0.9
 _LINES = ("numeric", "datetime", "timedelta")
 
 
@@ -88,6 +91,15 @@ class Split:
     def vocabulary_of(self, strings: int, others: int) -> float:
         """Share of the vocabulary stage: less where few columns need one, and where it finds heaps of numbers alone."""
         return min(self.vocabulary, 0.02 * strings + 0.01 * others)
+
+
+def text_part(texts: int, others: int) -> float:
+    """Of what is left for the model, the part that text columns get; `others` is the number of the other columns.
+
+    A text column weighs as much as eight others, for its words and embeddings by label are many numbers; all of it goes there where
+    there is no pair of others to measure, but for a little with which missing texts are told from the rest.
+    """
+    return _TEXT_MOST * 8 * texts / (8 * texts + max(others - 1, 0)) if texts else 0.0
 
 
 def pairs_looked_at(d: int, *, seed: int = 0) -> list[tuple[int, int]]:
@@ -322,13 +334,17 @@ def plan(
     queries = _queries(schema)
     if not queries["one-way"]:
         raise SchemaError("the schema has no column to model")
-    shares = {stage: getattr(split, stage.replace("-", "_")) for stage in STAGES if stage != "pairs"}
+    shares = {stage: getattr(split, stage.replace("-", "_")) for stage in STAGES if stage not in ("pairs", "text")}
     shares = {stage: share for stage, share in shares.items() if queries[stage]}
     if "vocabulary" in shares:
         worded = sum(c.kind in (None, "categorical", "text") for c in _worded(schema))
         shares["vocabulary"] = split.vocabulary_of(worded, queries["vocabulary"] - worded)
     rest = "pairs" if queries["pairs"] else "one-way"
-    shares[rest] = shares.get(rest, 0.0) + 1 - math.fsum(shares.values())
+    left = 1 - math.fsum(shares.values())
+    texts = sum(c.kind == "text" for c in _modelled(schema))
+    if queries["text"]:
+        shares["text"] = text_part(texts, queries["one-way"] - texts) * left
+    shares[rest] = shares.get(rest, 0.0) + left - shares.get("text", 0.0)
     lines = tuple(
         PlanLine(
             stage=stage,
@@ -400,6 +416,7 @@ def _queries(schema: Schema) -> dict[str, int]:
         "one-way": d,
         "selection": len(pairs_looked_at(d)) * len(resolutions_looked_at(d)),
         "pairs": max(d - 1, 0),
+        "text": 4 * sum(c.kind == "text" for c in _modelled(schema)),
         "gate": 2 * d if d > 1 else 0,
     }
 

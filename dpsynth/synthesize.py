@@ -8,9 +8,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +21,10 @@ import numpy as np
 
 from dpsynth import gate as gates
 from dpsynth.console import Progress, make_progress
+from dpsynth.encode.cells import places_of
+from dpsynth.enforce import NO_CONDITIONS
 from dpsynth.gate import Gate
-from dpsynth.generate import draw, unit_weights
+from dpsynth.generate import draw, texts_of, unit_weights, values_of
 from dpsynth.learn import Domain, declared, learn, needs_votes
 from dpsynth.privacy.accounting import require_budget
 from dpsynth.privacy.budget import Account, Reserve, budget_of
@@ -37,11 +40,11 @@ from dpsynth.schema import Schema
 from dpsynth.sources import Snapshot, SourceColumn, hold
 from dpsynth.sources.lineage import made_by
 from dpsynth.sources.spark import NO_ROWS, SparkRows
-from dpsynth.split import GATE_PARTS, Split
+from dpsynth.split import GATE_PARTS, Split, text_part
 from dpsynth.synthesizer import Synthesizer, load
 
 if TYPE_CHECKING:
-    from dpsynth.models.protocol import Generator, TableModel
+    from dpsynth.models.protocol import Generator, TableModel, TextGenerator, TextModel
     from dpsynth.privacy.pii import Detector
 
 __all__ = ["Synthesizer", "fit", "load"]
@@ -56,6 +59,14 @@ MECHANISM = {
 _FLOATING_GRADIENTS = (
     "gradients are float32: each unit's is clipped a thousandth short of the clipping norm, which pays for rounding; their sum is "
     "rounded to whole numbers, and the noise on it is whole numbers, drawn exactly; counts never are floating-point numbers"
+)
+# The same, where embeddings of texts were summed.
+_FLOATING_EMBEDDINGS = (
+    "a text's embedding is float32, computed from that text alone and rounded to whole numbers before anything is summed; counts, sums "
+    "and noise are whole numbers, and the noise is drawn exactly"
+)
+_TEXTS = (
+    "the language model that writes texts and the model that reads them are public, and are not trained on the rows"
 )
 _ROUNDED = "Gaussian rounded to whole numbers on whole-number counts: post-processing of the Gaussian mechanism"
 NOISE = {
@@ -109,8 +120,8 @@ def fit(
     epsilon, delta: the whole budget: schema learning, model and gate together.
     schema: public facts (`Schema` or the path of its JSON); what it leaves open is learned from a part of epsilon.
     unit, max_rows_per_unit: column that names the privacy unit, and the most rows a unit contributes; default: a row.
-    model: "auto" or "marginals" (tables of pairs, chosen in one shot), "aim" (chosen in rounds), "mst" (a tree of pairs), "ctgan", or
-    settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
+    model: "auto" or "marginals" (tables of pairs, chosen in one shot), "aim" (chosen in rounds), "mst" (a tree of pairs), "ctgan", "language" (marginals,
+    and texts by a language model; "auto" does the same where that is installed), or settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
     ledger: where the spending is booked (default: $DPSYNTH_LEDGER or the user's own).  dataset: the ledger's name for the
     data, which a cap needs; "name/label" uses a sub-budget of it.
     allow_synthetic: accept a table that dpsynth itself made.
@@ -147,7 +158,7 @@ def fit(
         steps.stage("reading")
         rows = hold(data, unit)
         book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
-        return fit_rows(
+        synth = fit_rows(
             rows,
             settings,
             unit=unit,
@@ -159,6 +170,12 @@ def fit(
             maker=maker,
             allow_synthetic=allow_synthetic,
         )
+    if model == "auto" and not synth.writers and (empty := sorted(texts_of(synth.domain))):
+        from dpsynth.models.language.pretrained import INSTALL
+
+        text = f"texts are left empty ({', '.join(empty)}); to have them written: {INSTALL}"
+        warnings.warn(text, stacklevel=2)
+    return synth
 
 
 def fit_rows(
@@ -186,6 +203,7 @@ def fit_rows(
     source = rows.source(unit, max_rows)
     detector = _detector(rows, settings.schema, unit, settings.patterns_only)
 
+    writing = _writing(settings.generator, detector)
     fingerprint = ledger.fingerprint(rows.contents)
     maker = maker or ledger.released(fingerprint)
     _refuse_synthetic(maker, allow_synthetic)
@@ -211,21 +229,24 @@ def fit_rows(
         detector=detector,
         key=settings.key,
         progress=progress,
+        written=writing is not None,
     )
-    gate_slice = settings.split.gate * budget.mu_squared
-    for_model = max(table.account.left.mu_squared - gate_slice, 0.0)
+    for_model = max(table.account.left.mu_squared - settings.split.gate * budget.mu_squared, 0.0)
+    texts = {} if writing is None else texts_of(domain)
+    for_texts = text_part(len(texts), len(domain.codecs) - len(texts)) * for_model
     model = settings.generator.fit(
         table,
         domain.codecs,
         domain.histograms,
         n_units=domain.n_units,
-        mu_squared=for_model,
+        mu_squared=for_model - for_texts,
         selection=settings.split.selection * budget.mu_squared,
         targets=domain.rules.modelled(c.name for c in domain.schema.columns if c.role == "target" or c.sensitive),
         zeros=domain.rules.zeros,
         device=settings.device,
         progress=progress,
     )
+    writers = _writers(writing, table, domain, model, settings.seed, for_texts, progress) if texts else ()
     progress.stage("measuring the gate")
     seed, reference, measured = _gate(table, domain, model, settings)
     progress.stage("booking")
@@ -245,13 +266,15 @@ def fit_rows(
         ledger_head=head,
         history=_history(ledger.spent(record.id, record.unit)),
         insecure=noise.insecure,
-        mechanism=_mechanism(table.account.events) | ({"identifiers": detector.told()} if detector is not None else {}),
+        mechanism=_mechanism(table.account.events, detector, writers),
         version=_version(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     if "large delta" in statement.warnings:
         warnings.warn(statement.warnings["large delta"], stacklevel=3)
-    return Synthesizer(domain=domain, model=model, privacy=statement, gate=measured, seed=seed, layout=rows.layout)
+    return Synthesizer(
+        domain=domain, model=model, privacy=statement, gate=measured, seed=seed, layout=rows.layout, writers=writers
+    )
 
 
 def _gate(
@@ -273,6 +296,42 @@ def _gate(
     return seeds[place], drawn[place], replace(measured, candidate=0 if found is None else found + 1)
 
 
+def _writing(generator: Generator, detector: Detector | None) -> TextGenerator | None:
+    """The generator, if it has texts written; what it needs for that is there, if some of the strings may be texts (`detector`)."""
+    from dpsynth.models.protocol import TextGenerator
+
+    if not isinstance(generator, TextGenerator):
+        return None
+    if detector is not None:
+        generator.require()
+    return generator
+
+
+def _writers(
+    generator: TextGenerator | None,
+    table: PrivateTable,
+    domain: Domain,
+    model: TableModel,
+    seed: int,
+    mu_squared: float,
+    progress: Progress,
+) -> tuple[TextModel, ...]:
+    """What writes the text columns. seed: public."""
+    assert generator is not None, "texts are to be written only where something writes them"
+    targets = [c.name for c in domain.schema.columns if c.role == "target"]
+    texts = texts_of(domain)
+    cells = generator.conditions_among(domain.codecs, texts, targets)
+    rng = np.random.default_rng(seed)
+    codes, unit_ids = draw(domain, model, domain.n_rows, {}, rng)
+    values = values_of(domain, model, codes, NO_CONDITIONS, rng)
+    counts = np.bincount(
+        places_of(cells, [values[c.column] for c in cells], len(codes)),
+        weights=unit_weights(domain, unit_ids),
+        minlength=math.prod(c.size for c in cells),
+    ).astype(np.float64)
+    return generator.fit_texts(table, texts, cells, counts, mu_squared=mu_squared, progress=progress)
+
+
 def reserve_of(generator: Generator, epsilon: float, delta: float) -> Reserve:
     """What a run sets aside: an allowance for queries, and the trainings that its generator plans."""
     from dpsynth.models.protocol import Training
@@ -282,11 +341,15 @@ def reserve_of(generator: Generator, epsilon: float, delta: float) -> Reserve:
     return Reserve(adaptive=budget_of(epsilon, delta))
 
 
-def _mechanism(events: Iterable[Event]) -> dict[str, str]:
-    """How the noise of these events came about, in words by subject."""
+def _mechanism(
+    events: Iterable[Event], detector: Detector | None = None, writers: Sequence[TextModel] = ()
+) -> dict[str, str]:
+    """How the noise of these events came about, and what was left to models, in words by subject."""
     kinds = dict.fromkeys(leaf.kind for event in events for leaf in leaves(event))
     noise = {"noise": "; ".join(dict.fromkeys(NOISE.get(kind, kind) for kind in kinds))}
-    return noise | MECHANISM | ({"floating_point": _FLOATING_GRADIENTS} if "subsampled-gaussian" in kinds else {})
+    told = noise | MECHANISM | ({"floating_point": _FLOATING_GRADIENTS} if "subsampled-gaussian" in kinds else {})
+    told |= {"floating_point": _FLOATING_EMBEDDINGS, "texts": _TEXTS} if writers else {}
+    return told | ({"identifiers": detector.told()} if detector is not None else {})
 
 
 def _history(spent: Spent) -> History:
@@ -309,13 +372,16 @@ def _public_randomness(insecure_seed: int | None) -> tuple[int, str]:
 
 
 def generator_of(model: str | Generator) -> Generator:
+    """A model's settings by its name; "auto" has texts written where what that takes is installed."""
     from dpsynth.models.ctgan.generator import CTGAN
+    from dpsynth.models.language.generator import Language
     from dpsynth.models.marginals.generator import Marginals
 
     if not isinstance(model, str):
         return model
     named: dict[str, Generator] = {
-        "auto": Marginals(),
+        "auto": Language() if Language.installed() else Marginals(),
+        "language": Language(),
         "marginals": Marginals(),
         "mst": Marginals(structure="tree"),
         "aim": Marginals(structure="adaptive"),
@@ -328,10 +394,13 @@ def generator_of(model: str | Generator) -> Generator:
 
 def _limited(generator: Generator, max_seconds: float | None, max_memory: float | None) -> Generator:
     """The generator with limits of time and memory in place of its own."""
+    from dpsynth.models.language.generator import Language
     from dpsynth.models.marginals.generator import Marginals
 
     if max_seconds is None and max_memory is None:
         return generator
+    if isinstance(generator, Language):
+        return replace(generator, table=_limited(generator.table, max_seconds, max_memory))
     if not isinstance(generator, Marginals):
         raise ModelError("max_seconds and max_memory: only marginals models keep to such limits")
     seconds = generator.max_seconds if max_seconds is None else max_seconds

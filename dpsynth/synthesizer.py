@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 
 from dpsynth import gate as gates
+from dpsynth.console import make_progress
 from dpsynth.constraints import constraint_from_json
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.enforce import Rules
 from dpsynth.generate import conditions_of, draw, made_up_ids, table_of, unit_weights, values_of
 from dpsynth.learn import ColumnFacts, Domain
-from dpsynth.models.protocol import TableModel
+from dpsynth.models.protocol import TableModel, TextModel
 from dpsynth.outputs import Frame, as_frame, write
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray
@@ -30,6 +31,10 @@ from dpsynth.sources import Layout, read
 from dpsynth.sources.lineage import MARK, mark
 
 FORMAT = "dpsynth-model/1"
+# In the file of arrays, the names of those of text columns begin so.
+_TEXT = "text."
+# So many texts take long enough for a progress bar.
+_MANY_TEXTS = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -37,7 +42,7 @@ class Synthesizer:
     """A fitted model with all that belongs to it. Everything in it but `layout` is under DP, and saved.
 
     domain: columns, codecs and histograms.  model: the distribution over codes.  privacy: the statement.
-    gate: what the gate's slice bought.  seed: public seed of the table that the gate measured and `release` writes.
+    writers: of text columns.  gate: what the gate's slice bought.  seed: public seed of the table that the gate measured and `release` writes.
     layout: the input's looks; in the owner's process only.
     """
 
@@ -47,6 +52,7 @@ class Synthesizer:
     gate: gates.GateMeasurement
     seed: int
     layout: Layout | None = None
+    writers: tuple[TextModel, ...] = ()
 
     def __repr__(self) -> str:
         unit = f"unit {self.privacy.unit!r}"
@@ -75,7 +81,7 @@ class Synthesizer:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the data should know, in plain words."""
-        return tuple(_notes(self.domain))
+        return tuple(_notes(self.domain, self.writers))
 
     def one_way(self, name: str) -> pd.Series[float]:
         """The column's shares under DP by label or interval; sums to 1.
@@ -187,7 +193,12 @@ class Synthesizer:
         rng = np.random.default_rng(seed)
         conditions = conditions_of(self.domain, where)
         codes, unit_ids = draw(self.domain, self.model, n, conditions.evidence, rng)
-        values = values_of(self.domain, self.model, codes, conditions, rng)
+        with make_progress(bool(self.writers) and n >= _MANY_TEXTS) as steps:
+            if self.writers:
+                steps.stage("writing texts")
+            values = values_of(
+                self.domain, self.model, codes, conditions, rng, writers=self.writers, written=steps.advance
+            )
         return table_of(self.domain.facts, values, unit_ids, rng), codes, unit_ids
 
     def _codec(self, name: str) -> Codec:
@@ -204,6 +215,11 @@ class Synthesizer:
 
         folder = Path(path)
         arrays, body = self.model.state()
+        texts = []
+        for i, writer in enumerate(self.writers):
+            own, said = writer.state()
+            arrays |= {f"{_TEXT}{i}.{name}": values for name, values in own.items()}
+            texts.append(said)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, folder / "model.safetensors")
@@ -212,6 +228,7 @@ class Synthesizer:
                     "format": FORMAT,
                     "domain": _domain_to_json(self.domain),
                     "model": body,
+                    "texts": texts,
                     "privacy": self.privacy.to_json(),
                     "gate": self.gate.to_json(),
                     "seed": self.seed,
@@ -255,9 +272,19 @@ def load(path: str | Path) -> Synthesizer:
             privacy=PrivacyStatement.from_json(body["privacy"]),
             gate=gates.GateMeasurement.from_json(body["gate"]),
             seed=int(body["seed"]),
+            writers=tuple(_writer(i, arrays, said) for i, said in enumerate(body.get("texts", []))),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"the model in {folder} is damaged ({type(error).__name__})") from None
+
+
+def _writer(i: int, arrays: Mapping[str, Any], body: dict[str, Any]) -> TextModel:
+    from dpsynth.models.language.writer import TextWriter
+
+    routes = {"guided": TextWriter}
+    start = f"{_TEXT}{i}."
+    own = {name.removeprefix(start): values for name, values in arrays.items() if name.startswith(start)}
+    return routes[body["route"]].from_state(own, body)
 
 
 def _row_weights(domain: Domain, table: pd.DataFrame) -> FloatArray:
@@ -268,8 +295,9 @@ def _row_weights(domain: Domain, table: pd.DataFrame) -> FloatArray:
     return 1 / table.groupby(unit)[unit].transform("size").to_numpy(np.float64)
 
 
-def _notes(domain: Domain) -> list[str]:
+def _notes(domain: Domain, writers: Sequence[TextModel] = ()) -> list[str]:
     out = []
+    written = {w.column: w.told for w in writers}
     for fact in domain.facts:
         name, codec = fact.column.name, fact.codec
         if fact.treatment == "fake":
@@ -279,13 +307,15 @@ def _notes(domain: Domain) -> list[str]:
             out.append(f"{name}: ids are made up.")
         elif fact.treatment == "determined":
             out.append(f"{name}: made from other columns of the row ({fact.reason}).")
+        elif name in written:
+            out.append(f"{name}: {written[name]}.")
         elif codec is not None and isinstance(codec.cells, LabelCells):
             if not codec.cells.labels:
                 out.append(f"{name}: no value is held by enough units to be released; the column is empty.")
             elif (other := float(codec.shares[codec.cells.other])) > 0.001:
                 way = "are left empty" if fact.treatment == "scrubbed text" else "are replaced by frequent ones"
                 out.append(f"{name}: about {other:.1%} of the rows hold rare values, which {way}.")
-        if fact.treatment == "scrubbed text":
+        if fact.treatment == "scrubbed text" and name not in written:
             out.append(f"{name}: only texts that recur in many units, without their identifiers, are kept.")
     if domain.rules.constraints:
         out.append(f"Every row obeys: {'; '.join(map(str, domain.rules.constraints))}.")

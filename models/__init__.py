@@ -7,9 +7,10 @@ if not __name__.startswith("dpsynth."):
 
 if TYPE_CHECKING:
     from dpsynth.models.ctgan.generator import CTGAN
+    from dpsynth.models.language.generator import Language
     from dpsynth.models.marginals.generator import Marginals
 
-__all__ = ["CTGAN", "Marginals"]
+__all__ = ["CTGAN", "Language", "Marginals"]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from dpsynth.models.ctgan.generator import CTGAN
 
         return CTGAN
+    if name == "Language":
+        from dpsynth.models.language.generator import Language
+
+        return Language
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

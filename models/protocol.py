@@ -6,16 +6,19 @@ codes are drawn as often as one likes: drawing is post-processing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
+from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.privacy.budget import Reserve
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.privacy.table import Measurement, PrivateTable
+from dpsynth.values import Own
 
 # The log weight of codes that declared constraints make impossible: exp of it is 0, and so is any sum with factors of a fit.
 IMPOSSIBLE = -1e6
@@ -81,6 +84,61 @@ class Generator(Protocol):
 
         histograms: the columns' noisy one-way counts, paid for already.  targets: columns that matter more than others.
         zeros: declared constraints. A model need not heed them (rows that it draws are made to obey), but is better if it does.
+        """
+
+
+class TextModel(Protocol):
+    """What writes the texts of one column, learned under DP."""
+
+    @property
+    def column(self) -> str: ...
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Columns of labels that a text is written for."""
+
+    @property
+    def told(self) -> str:
+        """How the texts come about, for a reader of the data."""
+
+    def write(
+        self, conditions: Sequence[Own], n: int, rng: np.random.Generator, *, written: Callable[[int], None]
+    ) -> list[str]:
+        """n new texts. conditions: of each of those columns the n rows' labels, None = missing.  written: told of progress.
+
+        Raises ModelError where what it writes with is not there.
+        """
+
+    def state(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """(arrays, JSON with the `route`) from which the same model is made: an allow-list, nothing else is saved."""
+
+
+@runtime_checkable
+class TextGenerator(Protocol):
+    """A generator that also has texts written, by whatever route."""
+
+    def require(self) -> None:
+        """Raises ModelError where what it needs is not installed: before anything is reserved."""
+
+    def conditions_among(
+        self, codecs: Sequence[Codec], texts: Collection[str], targets: Collection[str]
+    ) -> tuple[LabelCells, ...]:
+        """The columns of labels that texts are to be written for.  texts: columns to write.  targets: declared ones."""
+
+    def fit_texts(
+        self,
+        table: PrivateTable,
+        columns: Mapping[str, float],
+        cells: tuple[LabelCells, ...],
+        counts: FloatArray,
+        *,
+        mu_squared: float,
+        progress: Steps,
+    ) -> tuple[TextModel, ...]:
+        """Spend `mu_squared` on text columns.
+
+        columns: share of the rows that have a text, by column.  cells: of the conditions.  counts: units in each of their combinations,
+        under DP, flat in C order.
         """
 
 

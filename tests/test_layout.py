@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 SETUPTOOLS = PROJECT["tool"]["setuptools"]
 LINKED = ("models", "privacy")
-# For the models that train with DP-SGD, for SDV's users, and Presidio's other half; nothing of this version imports them.
-NOT_IMPORTED_YET = {"presidio-anonymizer", "sdv", "transformers"}
+# For SDV's users, and Presidio's other half; nothing of this version imports them.
+NOT_IMPORTED_YET = {"presidio-anonymizer", "sdv"}
 OPTIONAL = {"polars", "pyspark"}  # imported only where a frame of theirs was passed in
 MAX_MODULE_LINES, MAX_FUNCTION_LINES = 600, 80
 

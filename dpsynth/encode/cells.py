@@ -7,11 +7,13 @@ A categorical column has a cell for each label, one for every other label, and o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dpsynth.encode.parse import Scale, numbers
 from dpsynth.privacy.source import Cells, FloatArray, IntArray, Numbers
@@ -50,6 +52,15 @@ class LabelCells:
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "labels", "column": self.column, "labels": list(self.labels)}
+
+
+def places_of(cells: Sequence[LabelCells], values: Sequence[npt.NDArray[Any]], n: int) -> IntArray:
+    """Place of each of n rows in the table of some columns of labels, flat in C order. values: labels by column, None = missing."""
+    places = np.zeros(n, np.int64)
+    for column, labels in zip(cells, values, strict=True):
+        index: dict[Any, int] = {None: column.missing} | {label: i for i, label in enumerate(column.labels)}
+        places = places * column.size + np.array([index.get(v, column.other) for v in labels], np.int64).reshape(n)
+    return places
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from dpsynth.privacy.pii.labels import made_up_labels
 from dpsynth.privacy.pii.leaks import find_leaks
 from dpsynth.privacy.pii.numbers import NUMBERS_LOOKED_AT, are_long
 from dpsynth.privacy.pii.report import ColumnFinding, PIIReport
-from dpsynth.privacy.pii.scrub import fill_placeholders
+from dpsynth.privacy.pii.scrub import fill_placeholders, without_placeholders
 
 __all__ = [
     "CELL_CLASSES",
@@ -57,4 +57,5 @@ __all__ = [
     "names_country",
     "repeats",
     "require_clean_names",
+    "without_placeholders",
 ]

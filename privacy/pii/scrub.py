@@ -31,6 +31,11 @@ def neutralise(text: str) -> str:
     return _PLACEHOLDER.sub(lambda found: f"({found[0][1:-1]})", text)
 
 
+def without_placeholders(text: str) -> str:
+    """The text with a blank in place of each placeholder: what it says, but for whom."""
+    return _PLACEHOLDER.sub(" ", text)
+
+
 def replace_spans(text: str, spans: Sequence[Span]) -> str:
     """The text with each span replaced by <ENTITY_k>, k counting the different ones of an entity from 1 as they come.
 

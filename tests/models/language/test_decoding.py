@@ -1,0 +1,98 @@
+"""Many texts after a shared prefix are what a model would write to each by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dpsynth.models.language.decoding import Sampling, Task, Writer
+from dpsynth.models.language.pretrained import LanguageModel, load_language_model
+from dpsynth.privacy.errors import ModelError
+from tests.models.language.conftest import save_model
+
+GREEDY = Sampling(top_k=1)
+
+
+def plainly(lm: LanguageModel, prompt: tuple[int, ...], most: int) -> list[int]:
+    """The likeliest continuation, token by token, each time from the start."""
+    ids = list(prompt)
+    for _ in range(most):
+        logits = lm.model(input_ids=torch.tensor([ids])).logits[0, -1]
+        text = [lm.tokenizer.decode([i]) for i in range(len(logits))]
+        for i, t in enumerate(text):
+            if not t or not t.isprintable() and "\n" not in t or "\ufffd" in t:
+                logits[i] = -1e9
+        token = int(logits.argmax())
+        if "\n" in text[token] or token == lm.tokenizer.eos_token_id:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+def with_float32(lm: LanguageModel) -> LanguageModel:
+    lm.model.float()
+    return lm
+
+
+def tasks_of(lm: LanguageModel, most: tuple[int, ...]) -> list[Task]:
+    suffixes = ["Text:", "Words: card, week Text:", "Label: card\nText:", "why", "a fee taken for the transfer?"]
+    return [Task(tuple(lm.tokenizer(s).input_ids), (), m) for s, m in zip(suffixes * len(most), most * 5, strict=False)]
+
+
+@pytest.mark.parametrize("batch", [2, 16])
+def test_texts_are_those_that_the_model_writes_to_each_prompt_alone(tiny: str, batch: int) -> None:
+    lm = with_float32(load_language_model(tiny, "cpu"))
+    prefix = tuple(lm.tokenizer("Each has a label and some words.\n").input_ids)
+    tasks = tasks_of(lm, (3, 12))
+    found = Writer(lm, prefix).write(tasks, GREEDY, 0.0, torch.Generator(), batch)
+    assert found == [plainly(lm, prefix + t.suffix, t.most) for t in tasks]
+    assert {len(tokens) for tokens in found} >= {3, 12}
+
+
+def test_a_model_with_other_heads_and_positions_shares_a_prefix_too(tiny: str, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    lm = load_language_model(tiny, "cpu")
+    config = GPT2Config(vocab_size=len(lm.tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=4)
+    save_model(tmp_path, GPT2LMHeadModel, config)
+    lm.tokenizer.save_pretrained(tmp_path)
+    other = with_float32(load_language_model(str(tmp_path), "cpu"))
+    prefix = tuple(other.tokenizer("Each has a label and some words.\n").input_ids)
+    tasks = tasks_of(other, (6,))
+    found = Writer(other, prefix).write(tasks, GREEDY, 0.0, torch.Generator(), 16)
+    assert found == [plainly(other, prefix + t.suffix, t.most) for t in tasks]
+
+
+def test_a_model_whose_attention_is_its_own_is_refused(tiny: str, tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    lm = load_language_model(tiny, "cpu")
+    save_model(
+        tmp_path, BloomForCausalLM, BloomConfig(vocab_size=len(lm.tokenizer), hidden_size=32, n_layer=2, n_head=4)
+    )
+    lm.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="cannot share a prefix"):
+        Writer(
+            load_language_model(str(tmp_path), "cpu"), lm.tokenizer("Each has a label. My card has not come.").input_ids
+        )
+
+
+def test_a_nudge_ends_when_its_token_has_occurred(tiny: str) -> None:
+    lm = load_language_model(tiny, "cpu")
+    word = lm.tokenizer(" card").input_ids[0]
+    task = Task(tuple(lm.tokenizer("Text:").input_ids), (word,), 10)
+    writer = Writer(lm, tuple(lm.tokenizer("Each has a label.").input_ids))
+    (nudged,) = writer.write([task], GREEDY, 100.0, torch.Generator(), 1)
+    assert nudged[0] == word and nudged.count(word) < 4, "once it has occurred, nothing speaks for it any more"
+
+
+def test_the_same_seed_writes_the_same_texts_and_another_others(tiny: str) -> None:
+    lm = load_language_model(tiny, "cpu")
+    writer = Writer(lm, tuple(lm.tokenizer("Each has a label.").input_ids))
+    tasks = tasks_of(lm, (10,))
+    first, again, other = (
+        writer.write(tasks, Sampling(), 0.0, torch.Generator().manual_seed(seed), 3) for seed in (1, 1, 2)
+    )
+    assert first == again != other
