@@ -117,3 +117,10 @@ class Schema:
         from dpsynth.adapters.json_schema import read
 
         return read(model_or_path)
+
+    @classmethod
+    def from_pandera(cls, model: Any, ranges: Literal["declared", "ignore"]) -> Schema:
+        """A schema from a pandera DataFrameSchema or DataFrameModel; see `dpsynth.adapters.pandera.read`."""
+        from dpsynth.adapters.pandera import read
+
+        return read(model, ranges=ranges)

@@ -122,3 +122,58 @@ def test_a_json_schema_from_a_file(tmp_path: Path) -> None:
 def test_what_is_no_schema_of_a_row_is_refused(bad: object, says: str) -> None:
     with pytest.raises(dpsynth.SchemaError, match=says):
         Schema.from_json_schema(bad)
+
+
+def test_a_pandera_schema_says_what_it_says_and_no_more() -> None:
+    pa = pytest.importorskip("pandera.pandas", reason="pandera is not installed")
+    import pandas as pd
+
+    schema = pa.DataFrameSchema(
+        {
+            "age": pa.Column(int, pa.Check.in_range(0, 111, include_max=False)),
+            "income": pa.Column(float, [pa.Check.ge(0), pa.Check.lt(1e6), pa.Check.le(2e6)], nullable=True),
+            "low": pa.Column("Int64", pa.Check.gt(3)),
+            "city": pa.Column(str, pa.Check.isin(["Lima", "Oslo"]), required=False),
+            "size": pa.Column(pd.CategoricalDtype(["s", "l"])),
+            "well": pa.Column(bool),
+            "born": pa.Column(
+                "datetime64[ns]", pa.Check.in_range(pd.Timestamp("2020-01-01"), pd.Timestamp("2024-12-31"))
+            ),
+            "stay": pa.Column("timedelta64[ns]", pa.Check.between(pd.Timedelta(0), pd.Timedelta("1D"))),
+            "note": pa.Column(str, pa.Check.str_matches("x")),
+            "odd": pa.Column(float, pa.Check(lambda x: x > 0)),
+            "open": pa.Column(None, nullable=True),
+        }
+    )
+    expected = (
+        Column("age", "numeric", bounds=(0, 110), integer=True, nullable=False),
+        Column("income", "numeric", bounds=(0, 1e6), nullable=True),
+        Column("low", "numeric", integer=True, nullable=False),
+        Column("city", "categorical", categories=("Lima", "Oslo"), nullable=True),
+        Column("size", "categorical", categories=("s", "l"), nullable=False),
+        Column("well", "boolean", nullable=False),
+        Column("born", "datetime", bounds=("2020-01-01T00:00:00", "2024-12-31T00:00:00"), nullable=False),
+        Column("stay", "timedelta", bounds=(0.0, 86400.0), nullable=False),
+        Column("note", nullable=False),
+        Column("odd", "numeric", nullable=False),
+        Column("open", nullable=True),
+    )
+    assert Schema.from_pandera(schema, ranges="declared").columns == expected
+    bare = Schema.from_pandera(schema, ranges="ignore").columns
+    assert bare == tuple(Column(c.name, c.kind if c.name != "city" else None) for c in expected)
+
+    class Model(pa.DataFrameModel):  # type: ignore[misc, name-defined]
+        x: int = pa.Field(ge=0, le=9)
+
+    assert Schema.from_pandera(Model, ranges="declared").columns == (
+        Column("x", "numeric", bounds=(0, 9), integer=True, nullable=False),
+    )
+    for bad, said in (
+        (pa.DataFrameSchema({"x_.*": pa.Column(int, regex=True)}), "named by a pattern"),
+        (pd.DataFrame({"a": [1]}), "pass a pandera"),
+        (pa.DataFrameSchema({}), "with columns"),
+    ):
+        with pytest.raises(dpsynth.SchemaError, match=said):
+            Schema.from_pandera(bad, ranges="declared")
+    with pytest.raises(dpsynth.SchemaError, match="read off rows"):
+        Schema.from_pandera(schema, ranges=None)  # type: ignore[arg-type]

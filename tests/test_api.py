@@ -45,6 +45,7 @@ SIGNATURES = {
     "Schema.from_sdv": "metadata_or_path ranges",
     "Schema.to_sdv": "self table",
     "Schema.from_json_schema": "model_or_path",
+    "Schema.from_pandera": "model ranges",
 }
 
 

@@ -209,6 +209,12 @@ def test_a_file_that_holds_only_missing_cells_fits_any_type(tmp_path: Path) -> N
     assert [c.type for c in read.columns] == ["integer", "string"] and len(read.cells["a"]) == 3000
 
 
+def test_a_spark_of_before_says_what_installs_a_newer_one() -> None:
+    old = type("DataFrame", (), {"mapInArrow": None, "__module__": "pyspark.sql.dataframe"})
+    with pytest.raises(dpsynth.SchemaError, match=r"pip install 'dpsynth\[spark\]'"):
+        dpsynth.fit(old(), epsilon=1.0, progress=False)
+
+
 @pytest.mark.parametrize(
     "package, data",
     [
