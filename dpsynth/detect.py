@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpsynth.console import Progress, make_progress
+from dpsynth.declared import may_be_numbered, needs_votes
 from dpsynth.encode.questions import Classifier, IdentifierIn, RangeOf
-from dpsynth.learn import may_be_numbered, needs_votes
 from dpsynth.privacy.source import Cells, IntArray, Numbers, Strings
 from dpsynth.schema import Schema
 from dpsynth.sources import Rows, SourceColumn, read

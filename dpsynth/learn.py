@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -30,6 +31,7 @@ from dpsynth.conclusions import (
     without_identifiers,
 )
 from dpsynth.constraints import Constraint, Determines, in_order
+from dpsynth.declared import declared, may_be_numbered, needs_votes
 from dpsynth.encode.cells import FineCells, LabelCells, LineCells
 from dpsynth.encode.codec import Codec
 from dpsynth.encode.from_counts import codec_from
@@ -57,7 +59,6 @@ from dpsynth.privacy.pii import (
     NumberForms,
     are_long,
     decide,
-    header_entity,
     made_up_labels,
     repeats,
 )
@@ -93,7 +94,7 @@ FORM_PART, STEP_PART = 0.1, 0.15
 class Detector(Classifier, Protocol):
     """The PII detector, as far as learning needs it."""
 
-    def scrub(self, texts: Sequence[str]) -> list[str]: ...
+    def scrub(self, texts: Sequence[str], *, drop_unread: bool = False) -> list[str]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,41 +155,6 @@ def learn(
     voted_on = [s.name for s in sources if s.name != table.unit and needs_votes(s, schema)]
     numbers = [s.name for s in sources if s.name != table.unit and may_be_numbered(s, schema)]
     return learner.run([declared(source, schema) for source in sources], voted_on, numbers)
-
-
-def needs_votes(source: SourceColumn, schema: Schema | None) -> bool:
-    """Whether the PII detector votes on a column: strings of no declared kind, and numbers whose column's name speaks of an identifier."""
-    column = schema[source.name] if schema is not None and source.name in schema else Column(source.name)
-    if column.kind is not None or column.role == "identifier":
-        return False
-    return source.type == "string" or (source.type in ("number", "integer") and header_entity(source.name) is not None)
-
-
-def may_be_numbered(source: SourceColumn, schema: Schema | None) -> bool:
-    """Whether a column of numbers is voted on where they turn out to be long: nothing is declared of it, and its name says nothing."""
-    if source.type not in ("number", "integer") or header_entity(source.name) is not None:
-        return False
-    if schema is None:
-        return True
-    column = schema[source.name] if source.name in schema else Column(source.name)
-    reckoned_with = any(source.name in c.columns for c in schema.constraints)
-    return column.kind is None and column.role != "identifier" and not reckoned_with
-
-
-def declared(source: SourceColumn, schema: Schema | None) -> Column:
-    """The schema's column, or one that holds what the source's type says."""
-    column = schema[source.name] if schema is not None and source.name in schema else Column(source.name)
-    if column.kind is not None or column.role == "identifier":
-        return column
-    by_type: dict[str, Kind] = {
-        "number": "numeric",
-        "integer": "numeric",
-        "boolean": "boolean",
-        "datetime": "datetime",
-        "timedelta": "timedelta",
-    }
-    kind = by_type.get(source.type)
-    return replace(column, kind=kind, integer=True if source.type == "integer" else None)
 
 
 class _Learner:
@@ -266,7 +232,9 @@ class _Learner:
             self.progress.stage("scrubbing text", len(texts))
         for name in texts:
             self.treatments[name] = "scrubbed text"
-            self.table.rewrite(name, self._need_detector(name).scrub)
+            # The votes have stopped on a column of another language; a stray text is dropped by itself.
+            scrub = partial(self._need_detector(name).scrub, drop_unread=name in self.distinct)
+            self.table.rewrite(name, scrub)
             self.progress.advance()
 
     def _need_detector(self, name: str) -> Detector:

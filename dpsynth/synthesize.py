@@ -21,11 +21,12 @@ import numpy as np
 
 from dpsynth import gate as gates
 from dpsynth.console import Progress, make_progress
+from dpsynth.declared import declared, needs_votes
 from dpsynth.encode.cells import places_of
 from dpsynth.enforce import NO_CONDITIONS
 from dpsynth.gate import Gate
 from dpsynth.generate import draw, texts_of, unit_weights, values_of
-from dpsynth.learn import Domain, declared, learn, needs_votes
+from dpsynth.learn import Domain, learn
 from dpsynth.privacy.accounting import require_budget
 from dpsynth.privacy.budget import Account, Reserve, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
@@ -157,6 +158,8 @@ def fit(
     with make_progress(progress) as steps:
         steps.stage("reading")
         rows = hold(data, unit)
+        if model == "auto" and isinstance(rows, SparkRows):
+            settings = replace(settings, generator=_limited(generator_of("marginals"), max_seconds, max_memory))
         book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
         synth = fit_rows(
             rows,
@@ -173,8 +176,8 @@ def fit(
     if model == "auto" and not synth.writers and (empty := sorted(texts_of(synth.domain))):
         from dpsynth.models.language.pretrained import INSTALL
 
-        text = f"texts are left empty ({', '.join(empty)}); to have them written: {INSTALL}"
-        warnings.warn(text, stacklevel=2)
+        text = "those of Spark are not written" if isinstance(rows, SparkRows) else f"to have them written: {INSTALL}"
+        warnings.warn(f"texts are left empty ({', '.join(empty)}); {text}", stacklevel=2)
     return synth
 
 
@@ -421,10 +424,13 @@ def _device(device: str) -> str:
 
 
 def _check_generator(rows: Snapshot, generator: Generator) -> None:
-    from dpsynth.models.protocol import Training
+    from dpsynth.models.protocol import TextGenerator, Training
 
     if isinstance(rows, SparkRows) and isinstance(generator, Training):
         raise ModelError(NO_ROWS)
+    if isinstance(rows, SparkRows) and isinstance(generator, TextGenerator):
+        # Machines that differ give one text embeddings that differ in their last bits, and rounding would make whole steps of that.
+        raise ModelError("texts of a Spark DataFrame are not written; pass model='marginals', which leaves them empty")
 
 
 def _check_schema(rows: Snapshot, schema: Schema | None, unit: str | None) -> None:

@@ -156,12 +156,18 @@ class Detector:
         moved = ([s.moved(-len(lead)) for s in spans if s.start >= len(lead)] for spans in found)
         return np.array([cell_class(c, s, header) for c, s in zip(cells, moved, strict=True)], np.int64)
 
-    def scrub(self, texts: Sequence[str], advance: Callable[[int], None] | None = None) -> list[str]:
+    def scrub(
+        self, texts: Sequence[str], advance: Callable[[int], None] | None = None, *, drop_unread: bool = False
+    ) -> list[str]:
         """The texts with every found span replaced by a placeholder such as <PERSON_1>, numbered within its text.
 
         A placeholder that stands in the input is neutralised, so that it cannot pass for one of ours. Each different text
         is looked at once.  advance: called with how many more of the different texts are done.
+        drop_unread: a text in a language that the models do not read becomes an empty one, in place of a PIIError: for columns of
+        which it is known that nearly all are read.
         """
+        if drop_unread and self.mode != "patterns":
+            texts = ["" if foreign(text) else text for text in texts]
         self._require_known_language(texts, "a text", tolerated=0.0)
         clean = {text: neutralise(text) for text in texts}
         distinct = sorted(set(clean.values()))

@@ -322,6 +322,8 @@ def test_what_needs_rows_says_so_before_anything_is_reserved(session: Any, own_l
     data = of_secrets(session)
     with pytest.raises(ModelError, match="write the table to Parquet"):
         fit(data, ledger, model="ctgan")
+    with pytest.raises(ModelError, match="are not written"):
+        fit(data, ledger, model="language")
     assert ledger.datasets() == []
     for look in (dpsynth.scan, lambda d: dpsynth.evaluate(d, d)):
         with pytest.raises(SchemaError, match="take a sample"):

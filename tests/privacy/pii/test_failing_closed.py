@@ -131,6 +131,11 @@ def test_a_language_that_is_not_read_stops_the_run(detector: Detector, language:
         assert not set(FOREIGN[language].split()) & set(str(caught.value).split())
 
 
+def test_a_stray_text_of_another_language_can_be_dropped_by_itself(detector: Detector) -> None:
+    texts = ["Maria Gonzalez called", FOREIGN[next(iter(FOREIGN))], "fine"]
+    assert detector.scrub(texts, drop_unread=True) == ["<PERSON_1> called", "", "fine"]
+
+
 def test_languages_that_are_read_and_stray_words_do_not_stop_it(detector: Detector) -> None:
     texts = [
         "Der Patient ist gestern gekommen und hat über Schmerzen geklagt, die er seit zwei Wochen hat.",

@@ -1,0 +1,44 @@
+"""What source and schema say of a column before a row is asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dpsynth.privacy.pii import header_entity
+from dpsynth.schema import Column, Kind, Schema
+from dpsynth.sources import SourceColumn
+
+
+def needs_votes(source: SourceColumn, schema: Schema | None) -> bool:
+    """Whether the PII detector votes on a column: strings of no declared kind, and numbers whose column's name speaks of an identifier."""
+    column = schema[source.name] if schema is not None and source.name in schema else Column(source.name)
+    if column.kind is not None or column.role == "identifier":
+        return False
+    return source.type == "string" or (source.type in ("number", "integer") and header_entity(source.name) is not None)
+
+
+def may_be_numbered(source: SourceColumn, schema: Schema | None) -> bool:
+    """Whether a column of numbers is voted on where they turn out to be long: nothing is declared of it, and its name says nothing."""
+    if source.type not in ("number", "integer") or header_entity(source.name) is not None:
+        return False
+    if schema is None:
+        return True
+    column = schema[source.name] if source.name in schema else Column(source.name)
+    reckoned_with = any(source.name in c.columns for c in schema.constraints)
+    return column.kind is None and column.role != "identifier" and not reckoned_with
+
+
+def declared(source: SourceColumn, schema: Schema | None) -> Column:
+    """The schema's column, or one that holds what the source's type says."""
+    column = schema[source.name] if schema is not None and source.name in schema else Column(source.name)
+    if column.kind is not None or column.role == "identifier":
+        return column
+    by_type: dict[str, Kind] = {
+        "number": "numeric",
+        "integer": "numeric",
+        "boolean": "boolean",
+        "datetime": "datetime",
+        "timedelta": "timedelta",
+    }
+    kind = by_type.get(source.type)
+    return replace(column, kind=kind, integer=True if source.type == "integer" else None)
