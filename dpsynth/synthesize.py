@@ -426,11 +426,11 @@ def _device(device: str) -> str:
 def _check_generator(rows: Snapshot, generator: Generator) -> None:
     from dpsynth.models.protocol import TextGenerator, Training
 
-    if isinstance(rows, SparkRows) and isinstance(generator, Training):
-        raise ModelError(NO_ROWS)
     if isinstance(rows, SparkRows) and isinstance(generator, TextGenerator):
         # Machines that differ give one text embeddings that differ in their last bits, and rounding would make whole steps of that.
         raise ModelError("texts of a Spark DataFrame are not written; pass model='marginals', which leaves them empty")
+    if isinstance(rows, SparkRows) and isinstance(generator, Training):
+        raise ModelError(NO_ROWS)
 
 
 def _check_schema(rows: Snapshot, schema: Schema | None, unit: str | None) -> None:
