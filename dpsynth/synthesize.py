@@ -121,8 +121,9 @@ def fit(
     epsilon, delta: the whole budget: schema learning, model and gate together.
     schema: public facts (`Schema` or the path of its JSON); what it leaves open is learned from a part of epsilon.
     unit, max_rows_per_unit: column that names the privacy unit, and the most rows a unit contributes; default: a row.
-    model: "auto" or "marginals" (tables of pairs, chosen in one shot), "aim" (chosen in rounds), "mst" (a tree of pairs), "ctgan", "language" (marginals,
-    and texts by a language model; "auto" does the same where that is installed), or settings from `dpsynth.models`.  gate: what `release` will check; its slice is reserved here.
+    model: "auto" or "marginals" (tables of pairs, chosen in one shot), "aim" (chosen in rounds), "mst" (a tree of pairs), "ctgan",
+    "language" (marginals, and texts by a language model, which takes its time), or settings from `dpsynth.models`.
+    gate: what `release` will check; its slice is reserved here.
     ledger: where the spending is booked (default: $DPSYNTH_LEDGER or the user's own).  dataset: the ledger's name for the
     data, which a cap needs; "name/label" uses a sub-budget of it.
     allow_synthetic: accept a table that dpsynth itself made.
@@ -158,8 +159,6 @@ def fit(
     with make_progress(progress) as steps:
         steps.stage("reading")
         rows = hold(data, unit)
-        if model == "auto" and isinstance(rows, SparkRows):
-            settings = replace(settings, generator=_limited(generator_of("marginals"), max_seconds, max_memory))
         book = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
         synth = fit_rows(
             rows,
@@ -174,9 +173,7 @@ def fit(
             allow_synthetic=allow_synthetic,
         )
     if model == "auto" and not synth.writers and (empty := sorted(texts_of(synth.domain))):
-        from dpsynth.models.language.pretrained import INSTALL
-
-        text = "those of Spark are not written" if isinstance(rows, SparkRows) else f"to have them written: {INSTALL}"
+        text = "model='language' has them written, at some tens a second"
         warnings.warn(f"texts are left empty ({', '.join(empty)}); {text}", stacklevel=2)
     return synth
 
@@ -375,7 +372,7 @@ def _public_randomness(insecure_seed: int | None) -> tuple[int, str]:
 
 
 def generator_of(model: str | Generator) -> Generator:
-    """A model's settings by its name; "auto" has texts written where what that takes is installed."""
+    """A model's settings by its name."""
     from dpsynth.models.ctgan.generator import CTGAN
     from dpsynth.models.language.generator import Language
     from dpsynth.models.marginals.generator import Marginals
@@ -383,7 +380,7 @@ def generator_of(model: str | Generator) -> Generator:
     if not isinstance(model, str):
         return model
     named: dict[str, Generator] = {
-        "auto": Language() if Language.installed() else Marginals(),
+        "auto": Marginals(),
         "language": Language(),
         "marginals": Marginals(),
         "mst": Marginals(structure="tree"),

@@ -70,11 +70,6 @@ class Language:
                 "temperature must be above 0, top_p in (0, 1], overdraw at least 1, nudge between 0 and 100"
             )
 
-    @staticmethod
-    def installed() -> bool:
-        """Whether the offline default is here."""
-        return not pretrained.missing(pretrained.DEFAULT)
-
     @property
     def conditions(self) -> tuple[str, ...]:
         """Columns that were asked for."""
