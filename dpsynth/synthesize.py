@@ -11,7 +11,7 @@ import hashlib
 import math
 import secrets
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,8 +27,9 @@ from dpsynth.enforce import NO_CONDITIONS
 from dpsynth.gate import Gate
 from dpsynth.generate import draw, texts_of, unit_weights, values_of
 from dpsynth.learn import Domain, learn
+from dpsynth.models.protocol import Generator, TableModel, TextGenerator, TextModel, Training, reserve_of
 from dpsynth.privacy.accounting import require_budget
-from dpsynth.privacy.budget import Account, Reserve, budget_of
+from dpsynth.privacy.budget import Account
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.events import Event, leaves
 from dpsynth.privacy.ledger import Ledger, Spent
@@ -45,7 +46,6 @@ from dpsynth.split import GATE_PARTS, Split, text_part
 from dpsynth.synthesizer import Synthesizer, load
 
 if TYPE_CHECKING:
-    from dpsynth.models.protocol import Generator, TableModel, TextGenerator, TextModel
     from dpsynth.privacy.pii import Detector
 
 __all__ = ["Synthesizer", "fit", "load"]
@@ -246,7 +246,7 @@ def fit_rows(
         device=settings.device,
         progress=progress,
     )
-    writers = _writers(writing, table, domain, model, settings.seed, for_texts, progress) if texts else ()
+    writers = _writers(writing, table, domain, model, texts, settings.seed, for_texts, progress)
     progress.stage("measuring the gate")
     seed, reference, measured = _gate(table, domain, model, settings)
     progress.stage("booking")
@@ -298,8 +298,6 @@ def _gate(
 
 def _writing(generator: Generator, detector: Detector | None) -> TextGenerator | None:
     """The generator, if it has texts written; what it needs for that is there, if some of the strings may be texts (`detector`)."""
-    from dpsynth.models.protocol import TextGenerator
-
     if not isinstance(generator, TextGenerator):
         return None
     if detector is not None:
@@ -312,14 +310,15 @@ def _writers(
     table: PrivateTable,
     domain: Domain,
     model: TableModel,
+    texts: Mapping[str, float],
     seed: int,
     mu_squared: float,
     progress: Progress,
 ) -> tuple[TextModel, ...]:
-    """What writes the text columns. seed: public."""
-    assert generator is not None, "texts are to be written only where something writes them"
+    """What writes the text columns. texts: see `texts_of`.  seed: public."""
+    if generator is None or not texts:
+        return ()
     targets = [c.name for c in domain.schema.columns if c.role == "target"]
-    texts = texts_of(domain)
     cells = generator.conditions_among(domain.codecs, texts, targets)
     rng = np.random.default_rng(seed)
     codes, unit_ids = draw(domain, model, domain.n_rows, {}, rng)
@@ -330,15 +329,6 @@ def _writers(
         minlength=math.prod(c.size for c in cells),
     ).astype(np.float64)
     return generator.fit_texts(table, texts, cells, counts, mu_squared=mu_squared, progress=progress)
-
-
-def reserve_of(generator: Generator, epsilon: float, delta: float) -> Reserve:
-    """What a run sets aside: an allowance for queries, and the trainings that its generator plans."""
-    from dpsynth.models.protocol import Training
-
-    if isinstance(generator, Training):
-        return generator.reserve(epsilon, delta)
-    return Reserve(adaptive=budget_of(epsilon, delta))
 
 
 def _mechanism(
@@ -421,8 +411,6 @@ def _device(device: str) -> str:
 
 
 def _check_generator(rows: Snapshot, generator: Generator) -> None:
-    from dpsynth.models.protocol import TextGenerator, Training
-
     if isinstance(rows, SparkRows) and isinstance(generator, TextGenerator):
         # Machines that differ give one text embeddings that differ in their last bits, and rounding would make whole steps of that.
         raise ModelError("texts of a Spark DataFrame are not written; pass model='marginals', which leaves them empty")

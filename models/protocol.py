@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
-from dpsynth.privacy.budget import Reserve
+from dpsynth.privacy.budget import Reserve, budget_of
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.privacy.table import Measurement, PrivateTable
 from dpsynth.values import Own
@@ -148,3 +148,10 @@ class Training(Protocol):
 
     def reserve(self, epsilon: float, delta: float) -> Reserve:
         """What the whole run sets aside, so that it is (epsilon, delta)-DP: allowance for queries, and planned trainings."""
+
+
+def reserve_of(generator: Generator, epsilon: float, delta: float) -> Reserve:
+    """What a run sets aside: an allowance for queries, and the trainings that its generator plans."""
+    if isinstance(generator, Training):
+        return generator.reserve(epsilon, delta)
+    return Reserve(adaptive=budget_of(epsilon, delta))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +102,9 @@ class EmbeddingRows:
         return csr_array(np.array([self._one(text) for text in self._in_turn(texts)], np.int64).reshape(-1, self.width))
 
     def _in_turn(self, texts: Sequence[str]) -> Iterator[str]:
-        with _one_thread():
+        from dpsynth.models.marginals.inference import one_thread
+
+        with one_thread():
             yield from texts
 
     def _one(self, text: str) -> npt.NDArray[np.int64]:
@@ -119,15 +120,3 @@ class EmbeddingRows:
         unit /= max(float(np.linalg.norm(unit)), 1.0)  # float32 may be a little over
         steps: npt.NDArray[np.int64] = np.trunc(unit * (GRID * (1 - 1e-9))).astype(np.int64)
         return steps
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -12,8 +12,8 @@ from dpsynth.models.language import pretrained
 from dpsynth.models.language.guide import Groups, buy
 from dpsynth.models.language.words import public_vocabulary
 from dpsynth.models.language.writer import TextWriter, Writing
-from dpsynth.models.protocol import Generator, Steps, TableModel, Training, Zeros
-from dpsynth.privacy.budget import Reserve, budget_of
+from dpsynth.models.protocol import Generator, Steps, TableModel, Zeros, reserve_of
+from dpsynth.privacy.budget import Reserve
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable
@@ -82,9 +82,7 @@ class Language:
 
     def reserve(self, epsilon: float, delta: float) -> Reserve:
         """What the run sets aside: as the model of the other columns asks for it."""
-        if isinstance(self.table, Training):
-            return self.table.reserve(epsilon, delta)
-        return Reserve(adaptive=budget_of(epsilon, delta))
+        return reserve_of(self.table, epsilon, delta)
 
     def fit(
         self,
