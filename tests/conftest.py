@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dpsynth.privacy.table import Witness
 from dpsynth.sources import read
 from dpsynth.split import Split
 from dpsynth.synthesize import Settings, _public_randomness, fit_rows, generator_of
+from tests import postgres
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +29,15 @@ def own_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "ledger.db"
     monkeypatch.setenv("DPSYNTH_LEDGER", str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """Skips the test where no server can be started."""
+    if (reason := postgres.why_not()) is not None:
+        pytest.skip(reason)
+    with postgres.serving() as server:
+        yield server
 
 
 def mixed_table(n: int = 4000, seed: int = 0) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import itertools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,7 @@ def _sql_feed(place: SQL) -> Feed:
     try:
         url = sqlalchemy.make_url(place.url)
         what = f"the database {url.render_as_string(hide_password=True)}"
-        engine = sqlalchemy.create_engine(url)
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)  # what is done with is closed
     except ImportError as error:
         if "psycopg" in str(error):
             extras.load("psycopg")
@@ -124,7 +125,9 @@ def _asked(engine: Any, place: SQL) -> tuple[Any, pa.Schema]:
     import sqlalchemy
 
     if place.table is not None:
-        table = sqlalchemy.Table(place.table, sqlalchemy.MetaData(), schema=place.schema, autoload_with=engine)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", sqlalchemy.exc.SAWarning)  # a type that it does not know is refused below
+            table = sqlalchemy.Table(place.table, sqlalchemy.MetaData(), schema=place.schema, autoload_with=engine)
         return sqlalchemy.select(table), pa.schema([(c.name, _arrow_type(c)) for c in table.columns])
     statement = sqlalchemy.text(place.query or "")
     with engine.connect() as connection:
@@ -134,6 +137,7 @@ def _asked(engine: Any, place: SQL) -> tuple[Any, pa.Schema]:
 
 def _arrow_type(column: Any) -> pa.DataType:
     from sqlalchemy import types
+    from sqlalchemy.dialects.postgresql import INTERVAL
 
     for kind, dtype in (
         (types.Boolean, pa.bool_()),
@@ -141,15 +145,17 @@ def _arrow_type(column: Any) -> pa.DataType:
         (types.Numeric, pa.float64()),
         (types.Float, pa.float64()),  # from SQLAlchemy 2.1 no longer a Numeric
         (types.DateTime, pa.timestamp("us", tz="UTC" if getattr(column.type, "timezone", False) else None)),
-        (types.Date, pa.timestamp("us")),
-        (types.Interval, pa.duration("us")),
+        (types.Date, pa.date32()),
+        ((types.Interval, INTERVAL), pa.duration("us")),
         (types.Time, pa.string()),
         (types.Uuid, pa.string()),
         (types.String, pa.string()),  # Text and Enum are some
     ):
         if isinstance(column.type, kind):
             return dtype
-    raise SchemaError(f"column {column.name!r} holds nested or binary values ({column.type}); flatten or drop it")
+    raise SchemaError(
+        f"column {column.name!r} holds nested or binary values, or others that no column can have ({column.type}); cast it in a query, or drop it"
+    )
 
 
 def _sql_batches(engine: Any, statement: Any, schema: pa.Schema, what: str) -> Iterator[pa.RecordBatch]:
@@ -157,17 +163,16 @@ def _sql_batches(engine: Any, statement: Any, schema: pa.Schema, what: str) -> I
 
     try:
         with engine.connect() as connection:
-            rows = connection.execution_options(stream_results=True, yield_per=10_000).execute(statement)
-            while part := list(itertools.islice(rows, 10_000)):
-                columns = zip(*part, strict=True)
-                arrays = [_array(f, cells, what) for f, cells in zip(schema, columns, strict=True)]
-                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+            options = connection.execution_options(stream_results=True, yield_per=10_000)
+            with options.execute(statement) as rows:
+                while part := list(itertools.islice(rows, 10_000)):
+                    columns = zip(*part, strict=True)
+                    arrays = [_array(f, cells, what) for f, cells in zip(schema, columns, strict=True)]
+                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
     except DpsynthError:
         raise
     except (sqlalchemy.exc.SQLAlchemyError, OSError) as error:  # its message may hold the statement
         raise SchemaError(f"{what} failed while its rows were read ({type(error).__name__}); run it again") from None
-    finally:
-        engine.dispose()
 
 
 def _array(field: pa.Field, cells: tuple[Any, ...], what: str) -> pa.Array:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.privacy import postgres
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[postgres.Server]:
-    if (reason := postgres.why_not()) is not None:
-        pytest.skip(reason)
-    with postgres.serving() as server:
-        yield server
+from tests import postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -26,6 +16,4 @@ def ledger_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'budget.db'}"
     server: postgres.Server = request.getfixturevalue("postgres_server")
-    name = f"t{secrets.token_hex(6)}"
-    server.run(f"CREATE DATABASE {name}")
-    return server.url(name)
+    return server.database()

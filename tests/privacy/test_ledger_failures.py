@@ -17,7 +17,7 @@ from sqlalchemy import event
 from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.errors import LedgerError
 from dpsynth.privacy.ledger import DatasetRecord, Ledger, database
-from tests.privacy import postgres
+from tests import postgres
 
 CENT = Cost(mu_squared=1e-6)
 

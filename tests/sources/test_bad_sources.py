@@ -15,7 +15,9 @@ import pytest
 import sqlalchemy
 
 import dpsynth
-from dpsynth.sources import SQL, DuckDB, rows
+from dpsynth.privacy.accounting import Cost
+from dpsynth.sources import SQL, DuckDB, databases, rows
+from tests import postgres
 
 SECRET = "maria-4711"
 GOOD = pd.DataFrame({"a": range(1000), "b": [SECRET, "x"] * 500})
@@ -173,6 +175,60 @@ def test_a_connection_that_is_lost_midway(
     with pytest.raises(dpsynth.SchemaError, match="failed while its rows were read") as caught:
         dpsynth.fit(f"{url}#t", epsilon=1.0, progress=False)
     assert SECRET not in str(caught.value) and len(fetched) > 15_000 and spent_nothing(own_ledger)
+
+
+@pytest.mark.parametrize("limit", [2**25, 0], ids=["in memory", "on disk"])
+def test_a_server_that_ends_the_connection_midway(
+    limit: int, postgres_server: postgres.Server, own_ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was spent before stays spent, and the fit that failed costs nothing: rows are read before anything is reserved."""
+    url = postgres_server.database()
+    engine = sqlalchemy.create_engine(url)
+    pd.DataFrame({"a": range(30_000), "b": SECRET}).to_sql("t", engine, index=False, chunksize=10_000, method="multi")
+    engine.dispose()
+    ledger = dpsynth.Ledger(own_ledger)
+    record = ledger.dataset(name="people", fingerprint="f" * 64, unit="row")
+    ledger.reserve(dataset=record, cost=Cost(mu_squared=0.01), delta=1e-6, label="before")
+    array, seen = databases._array, []
+
+    def ending(field: pa.Field, cells: tuple[Any, ...], what: str) -> pa.Array:
+        if not seen:
+            postgres_server.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        seen.append(len(cells))
+        return array(field, cells, what)
+
+    name = sqlalchemy.make_url(url).database
+    monkeypatch.setattr(rows, "IN_MEMORY", limit)
+    monkeypatch.setattr(databases, "_array", ending)
+    with pytest.raises(dpsynth.SchemaError, match=f"{name}.* failed while its rows were read.*run it again") as caught:
+        dpsynth.fit(f"{url}#t", epsilon=1.0, dataset="people", progress=False)
+    assert SECRET not in str(caught.value) and caught.value.__suppress_context__
+    assert 10_000 <= sum(seen) < 60_000
+    assert [run.state for run in dpsynth.Ledger(own_ledger).spent(record.id).runs] == ["reserved"]
+
+
+@pytest.mark.parametrize("limit", [2**25, 0], ids=["in memory", "on disk"])
+def test_a_server_is_left_alone_when_the_rows_were_read(
+    limit: int, postgres_server: postgres.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "IN_MEMORY", limit)
+    url = postgres_server.database()
+    engine = sqlalchemy.create_engine(url)
+    GOOD.to_sql("t", engine, index=False, method="multi")
+    engine.dispose()
+    held = rows.hold(f"{url}#t")
+    # Refused while a transaction on it is open.
+    postgres_server.run("SET lock_timeout = '2s'; DROP TABLE t", str(sqlalchemy.make_url(url).database))
+    values, times = held.source(None, None).count_values("b")
+    assert sorted(values) == sorted([SECRET, "x"]) and list(times) == [500, 500]
+
+
+@pytest.mark.parametrize("kind", ["jsonb", "integer[]", "bytea", "inet", "point"])
+def test_a_type_of_a_server_that_no_column_can_have(kind: str, postgres_server: postgres.Server) -> None:
+    url = postgres_server.database()
+    postgres_server.run(f"create table t (a integer, b {kind})", str(sqlalchemy.make_url(url).database))
+    with pytest.raises(dpsynth.SchemaError, match="column 'b' holds"):
+        rows.read(f"{url}#t")
 
 
 def test_a_full_disk_is_told_before_anything_is_spent(

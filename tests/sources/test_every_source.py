@@ -19,6 +19,7 @@ import dpsynth
 from dpsynth.encode.cells import LabelCells, LineCells
 from dpsynth.privacy.source import ROWS_PER_UNIT
 from dpsynth.sources import SQL, DuckDB, HeldRows, hold, read, rows
+from tests import postgres
 
 duckdb = pytest.importorskip("duckdb", reason="the duckdb extra is not installed")
 datasets = pytest.importorskip("datasets", reason="the huggingface extra is not installed")
@@ -113,7 +114,11 @@ def a_duckdb_relation(table: pd.DataFrame, folder: Path) -> Any:
 
 
 def a_database(table: pd.DataFrame, folder: Path) -> SQL:
-    url = f"sqlite:///{folder / 't.db'}"
+    return filled(f"sqlite:///{folder / 't.db'}", table)
+
+
+def filled(url: str, table: pd.DataFrame) -> SQL:
+    """A database with the table `people`."""
     engine = sqlalchemy.create_engine(url)
     types = {"person": sqlalchemy.BigInteger(), "member": sqlalchemy.Boolean(), "age": sqlalchemy.Integer()}
     table.to_sql("people", engine, index=False, dtype=types)  # type: ignore[arg-type]
@@ -161,15 +166,64 @@ def test_counts_are_those_of_the_data_frame(
 ) -> None:
     table = people(int(np.random.default_rng(seed).integers(50, 200)), seed)
     shuffled = table.sample(frac=1, random_state=seed)
-    monkeypatch.setattr(rows, "IN_MEMORY", 2**25 if small else 0)
-    monkeypatch.setattr("dpsynth.sources.arrow.BATCH", 64)
-    data = make(shuffled, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(rows, "IN_MEMORY", 2**25 if small else 0)
+        patched.setattr("dpsynth.sources.arrow.BATCH", 64)
+        counted_alike(table, make(shuffled, tmp_path), small)
+
+
+def counted_alike(table: pd.DataFrame, data: Any, small: bool) -> None:
     for unit, max_rows in ((None, None), ("person", 2)):
         for expected, got in zip(counts(table, unit, max_rows), counts(data, unit, max_rows), strict=True):
             assert np.array_equal(expected, got)
     held, whole = hold(data, "person"), read(table)
     assert isinstance(held, HeldRows) is not small
     assert held.contents == whole.contents  # one data set to the ledger
+
+
+@pytest.mark.parametrize("small", [True, False], ids=["in memory", "on disk"])
+def test_counts_of_a_server_are_those_of_the_data_frame(
+    small: bool, postgres_server: postgres.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = people(150, 3)
+    monkeypatch.setattr(rows, "IN_MEMORY", 2**25 if small else 0)
+    monkeypatch.setattr("dpsynth.sources.arrow.BATCH", 64)
+    place = filled(postgres_server.database(), table.sample(frac=1, random_state=3))
+    for data in (place, f"{place.url}#people"):
+        counted_alike(table, data, small)
+
+
+def test_types_of_a_server_are_its_catalogues(postgres_server: postgres.Server) -> None:
+    url = postgres_server.database()
+    types = {
+        "a": ("smallint", "'7'", "integer"),
+        "b": ("bigint", f"'{2**60}'", "integer"),
+        "c": ("numeric(30, 2)", "'12.25'", "number"),
+        "d": ("real", "'0.5'", "number"),
+        "e": ("boolean", "'t'", "boolean"),
+        "f": ("timestamptz", "'2020-01-01 01:00+01'", "datetime"),
+        "g": ("date", "'2020-01-01'", "datetime"),
+        "h": ("interval", "'1 day 2 hours'", "timedelta"),
+        "i": ("time", "'12:30'", "string"),
+        "j": ("uuid", "'00000000-0000-0000-0000-000000000001'", "string"),
+        "k": ("char(3)", "'x'", "string"),
+        "l": ("mood", "'glad'", "string"),
+    }
+    said = ", ".join(f"{name} {kind}" for name, (kind, _, _) in types.items())
+    cells = ", ".join(cell for _, cell, _ in types.values())
+    missing = ", ".join("null" for _ in types)
+    postgres_server.run("create type mood as enum ('glad', 'sad')", url_database(url))
+    postgres_server.run(f"create table t ({said}); insert into t values ({cells}), ({missing})", url_database(url))
+    found = read(f"{url}#t")
+    assert {c.name: c.type for c in found.columns} == {name: kind for name, (_, _, kind) in types.items()}
+    source = found.source(None, None)
+    for name, cell in {"f": 18262 * DAY, "g": 18262 * DAY, "h": DAY * 26 / 24, "c": 12.25}.items():
+        coding = LineCells(name, "datetime" if name in "fg" else "number", (cell,), (), None)
+        assert source.count([[coding]])[0][0] == 1, name
+
+
+def url_database(url: str) -> str:
+    return str(sqlalchemy.make_url(url).database)
 
 
 def test_a_query_has_no_types_but_the_same_rows(tmp_path: Path) -> None:

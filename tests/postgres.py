@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -46,13 +47,19 @@ def _as_user(folder: Path) -> list[str]:
 
 
 class Server:
-    """url(database): a URL for `Ledger`."""
+    """url(database): a URL for SQLAlchemy."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://{USER}@/{database}?host={quote(str(self.folder), safe='')}"
+
+    def database(self) -> str:
+        """The URL of a new, empty database."""
+        name = f"t{secrets.token_hex(6)}"
+        self.run(f"CREATE DATABASE {name}")
+        return self.url(name)
 
     def run(self, sql: str, database: str = "postgres") -> None:
         import psycopg
@@ -85,6 +92,6 @@ def serving() -> Iterator[Server]:
                 time.sleep(0.1)
         yield server
     finally:
-        process.send_signal(signal.SIGINT)  # does not wait for clients
+        process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
         process.wait(timeout=60)
         shutil.rmtree(folder, ignore_errors=True)
