@@ -92,12 +92,14 @@ def summary(records: list[Record]) -> str:
         f"| table | epsilon | variant | runs | {' | '.join(SHOWN)} |",
         "|---|---:|---|---:|" + "---:|" * len(SHOWN),
     ]
-    for (table, epsilon, variant), group in itertools.groupby(
-        records, lambda r: (r["table"], r["epsilon"], r["variant"])
-    ):
+
+    def kind(record: Record) -> tuple[str, float, int]:
+        return record["table"], record["epsilon"], list(VARIANTS).index(record["variant"])
+
+    for (table, epsilon, place), group in itertools.groupby(sorted(records, key=kind), kind):
         runs = list(group)
         cells = [f"{statistics.median(r[key] for r in runs):.4g}" for key in SHOWN.values()]
-        lines.append(f"| {table} | {epsilon:g} | {variant} | {len(runs)} | {' | '.join(cells)} |")
+        lines.append(f"| {table} | {epsilon:g} | {list(VARIANTS)[place]} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -113,10 +115,10 @@ def main() -> None:
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
     records: list[Record] = []
-    for name, epsilon, variant in itertools.product(asked.tables, asked.epsilon, asked.variants):
+    for name, run in itertools.product(asked.tables, range(asked.runs)):  # one of each first: it may be cut short
         book, rows = books.read(name, asked.data)
         train, holdout = books.split(rows)
-        for run in range(asked.runs):
+        for epsilon, variant in itertools.product(asked.epsilon, asked.variants):
             synthetic, cpu = fitted(train, book, VARIANTS[variant], epsilon, asked.device)
             record: Record = {"table": name, "epsilon": epsilon, "variant": variant, "run": run, "cpu": cpu}
             record |= score(train, holdout, synthetic, book, heavy=True)

@@ -11,12 +11,15 @@ shuffled        one column of a watched pair in an order of its own
 missing group   half of a group replaced by others
 outside         5% of a column's cells outside its bounds
 copied          one cell holds an identifier of a person
+
+Verdicts go to OUT/gate.json; a run anew replaces the old one of as many rows and the same epsilon.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -123,6 +126,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help="so many rows instead of all train rows")
     parser.add_argument("--epsilon", type=float, default=1.0)
     parser.add_argument("--times", type=int, default=200)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args()
     rows, schema = adult(asked.data, asked.rows)
     with tempfile.TemporaryDirectory() as folder:
@@ -133,11 +137,24 @@ def main() -> None:
     print(
         f"| table ({len(rows):,} rows, epsilon {asked.epsilon:g}) | pass | fail | inconclusive |\n|---|---:|---:|---:|"
     )
-    start = time.process_time()
+    start, found = time.process_time(), []
     for case in cases(synth, pair=("sex", "income"), group=("sex", "Female"), number="age", label="workclass"):
         said = replays(rows, synth, case, asked.times, asked.epsilon, counted)
         print(f"| {case.name} | {said['pass']} | {said['fail']} | {said['inconclusive']} |", flush=True)
+        verdicts = {verdict: said[verdict] for verdict in ("pass", "fail", "inconclusive")}
+        found.append({"rows": len(rows), "epsilon": asked.epsilon, "table": case.name} | verdicts)
+    keep(asked.out / "gate.json", found)
     print(f"\n{time.process_time() - start:.0f} CPU seconds")
+
+
+def keep(file: Path, found: list[dict[str, Any]]) -> None:
+    """Put the verdicts in place of older ones of their kind."""
+    kinds = {(f["rows"], f["epsilon"]) for f in found}
+    others = (
+        [f for f in json.loads(file.read_text()) if (f["rows"], f["epsilon"]) not in kinds] if file.exists() else []
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(others + found, indent=1) + "\n")
 
 
 def adult(data: Path, n: int | None) -> tuple[pd.DataFrame, dpsynth.Schema]:
