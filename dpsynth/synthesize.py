@@ -11,7 +11,7 @@ import hashlib
 import math
 import secrets
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ from dpsynth.enforce import NO_CONDITIONS
 from dpsynth.gate import Gate
 from dpsynth.generate import draw, texts_of, unit_weights, values_of
 from dpsynth.learn import Domain, learn
+from dpsynth.models.language.tuning import STAGE as TUNING
 from dpsynth.models.protocol import Generator, TableModel, TextGenerator, TextModel, Training, reserve_of
 from dpsynth.privacy.accounting import require_budget
 from dpsynth.privacy.budget import Account
@@ -68,6 +69,10 @@ _FLOATING_EMBEDDINGS = (
 )
 _TEXTS = (
     "the language model that writes texts and the model that reads them are public, and are not trained on the rows"
+)
+_TUNED_TEXTS = (
+    "the language model that writes texts was trained on the rows by DP-SGD, from public weights; the model that reads them is public, and "
+    "is not trained on the rows"
 )
 _ROUNDED = "Gaussian rounded to whole numbers on whole-number counts: post-processing of the Gaussian mechanism"
 NOISE = {
@@ -332,13 +337,15 @@ def _writers(
 
 
 def _mechanism(
-    events: Iterable[Event], detector: Detector | None = None, writers: Sequence[TextModel] = ()
+    events: Sequence[Event], detector: Detector | None = None, writers: Sequence[TextModel] = ()
 ) -> dict[str, str]:
     """How the noise of these events came about, and what was left to models, in words by subject."""
     kinds = dict.fromkeys(leaf.kind for event in events for leaf in leaves(event))
     noise = {"noise": "; ".join(dict.fromkeys(NOISE.get(kind, kind) for kind in kinds))}
-    told = noise | MECHANISM | ({"floating_point": _FLOATING_GRADIENTS} if "subsampled-gaussian" in kinds else {})
-    told |= {"floating_point": _FLOATING_EMBEDDINGS, "texts": _TEXTS} if writers else {}
+    floating = [_FLOATING_GRADIENTS] * ("subsampled-gaussian" in kinds) + [_FLOATING_EMBEDDINGS] * bool(writers)
+    told = noise | MECHANISM | ({"floating_point": "; ".join(floating)} if floating else {})
+    tuned = any(getattr(leaf, "stage", "") == TUNING for event in events for leaf in leaves(event))
+    told |= {"texts": _TUNED_TEXTS if tuned else _TEXTS} if writers else {}
     return told | ({"identifiers": detector.told()} if detector is not None else {})
 
 

@@ -281,7 +281,11 @@ def load(path: str | Path) -> Synthesizer:
 def _writer(i: int, arrays: Mapping[str, Any], body: dict[str, Any]) -> TextModel:
     from dpsynth.models.language.writer import TextWriter
 
-    routes = {"guided": TextWriter}
+    routes: dict[str, type[TextWriter]] = {"guided": TextWriter}
+    if body["route"] == "tuned":  # loads torch
+        from dpsynth.models.language.tuned import TunedWriter
+
+        routes["tuned"] = TunedWriter
     start = f"{_TEXT}{i}."
     own = {name.removeprefix(start): values for name, values in arrays.items() if name.startswith(start)}
     return routes[body["route"]].from_state(own, body)

@@ -7,7 +7,7 @@ codes are drawn as often as one likes: drawing is post-processing.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -15,7 +15,10 @@ import numpy.typing as npt
 
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
-from dpsynth.privacy.budget import Reserve, budget_of
+from dpsynth.privacy.accounting import Cost
+from dpsynth.privacy.budget import Account, Reserve, budget_of
+from dpsynth.privacy.dpsgd import plan
+from dpsynth.privacy.events import SubsampledGaussian
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.privacy.table import Measurement, PrivateTable
 from dpsynth.values import Own
@@ -148,6 +151,47 @@ class Training(Protocol):
 
     def reserve(self, epsilon: float, delta: float) -> Reserve:
         """What the whole run sets aside, so that it is (epsilon, delta)-DP: allowance for queries, and planned trainings."""
+
+
+def reserve_training(
+    epsilon: float, delta: float, *, share: float, sampling_rate: float, steps: int, clipping_norm: float, stage: str, label: str
+) -> Reserve:  # fmt: skip
+    """A DP-SGD for `share` of the budget (mu^2) as one planned event, the rest for queries; together (epsilon, delta)-DP."""
+    whole = budget_of(epsilon, delta)
+    queries = Cost(mu_squared=(1 - share) * whole.mu_squared, delta=whole.delta)
+    found = plan.Training.calibrated(
+        epsilon=epsilon,
+        delta=delta,
+        units=1.0,
+        expected_batch=sampling_rate,
+        steps=steps,
+        clipping_norm=clipping_norm,
+        beside=queries,
+        stage=stage,
+        label=label,
+    )
+    return Reserve(adaptive=queries, planned=(found.event,))
+
+
+def planned_training(account: Account, *, stage: str, label: str, clipping_norm: float) -> plan.Training | None:
+    """The training of this name that the run reserved and has not taken; None where there is none."""
+    for event in account.planned:
+        if isinstance(event, SubsampledGaussian) and (event.stage, event.label) == (stage, label):
+            return plan.Training(
+                sampling_rate=event.sampling_rate,
+                steps=event.steps,
+                noise_multiplier=event.noise_multiplier,
+                expected_batch=1.0,
+                clipping_norm=clipping_norm,
+                stage=stage,
+                label=label,
+            )
+    return None
+
+
+def with_units(training: plan.Training, n_units: float) -> plan.Training:
+    """The plan with the batch that a DP count of the units lets expect; its event stays as it is."""
+    return replace(training, expected_batch=max(training.sampling_rate * n_units, 1.0))
 
 
 def reserve_of(generator: Generator, epsilon: float, delta: float) -> Reserve:

@@ -18,19 +18,17 @@ import torch
 from dpsynth.encode.codec import Codec
 from dpsynth.models.ctgan.field import TOUCHES, ConditionalField, critic_logs, propose
 from dpsynth.models.ctgan.networks import ConditionalGenerator, Critic
-from dpsynth.models.ctgan.training import CriticTraining, weights_of, with_units
+from dpsynth.models.ctgan.training import CriticTraining, weights_of
 from dpsynth.models.ctgan.warm_up import warm_up_critic, warm_up_generator
 from dpsynth.models.marginals.generator import Marginals
 from dpsynth.models.marginals.inference import Table, default_regularisation
 from dpsynth.models.marginals.tilt import RIDGE, Dual
 from dpsynth.models.marginals.tilted import TiltedField
-from dpsynth.models.protocol import Steps, TableModel, Zeros
-from dpsynth.privacy.accounting import Cost
+from dpsynth.models.protocol import Steps, TableModel, Zeros, planned_training, reserve_training, with_units
 from dpsynth.privacy.budget import Account, Reserve, budget_of, delta_of
 from dpsynth.privacy.dpsgd.clipping import Clipping
 from dpsynth.privacy.dpsgd.plan import Training
 from dpsynth.privacy.errors import ModelError, PrivacyError
-from dpsynth.privacy.events import SubsampledGaussian
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.privacy.table import Measurement, PrivateTable
 
@@ -92,22 +90,12 @@ class CTGAN:
 
     def reserve(self, epsilon: float, delta: float) -> Reserve:
         """The DP-SGD as one planned event, and the rest for queries; together (epsilon, delta)-DP."""
-        whole = budget_of(epsilon, delta)
         if not self.training_share:
-            return Reserve(adaptive=whole)
-        queries = Cost(mu_squared=(1 - self.training_share) * whole.mu_squared, delta=whole.delta)
-        plan = Training.calibrated(
-            epsilon=epsilon,
-            delta=delta,
-            units=1.0,
-            expected_batch=self.sampling_rate,
-            steps=self.steps,
-            clipping_norm=self.clipping_norm,
-            beside=queries,
-            stage=STAGE,
-            label=LABEL,
-        )
-        return Reserve(adaptive=queries, planned=(plan.event,))
+            return Reserve(adaptive=budget_of(epsilon, delta))
+        return reserve_training(
+            epsilon, delta, share=self.training_share, sampling_rate=self.sampling_rate, steps=self.steps,
+            clipping_norm=self.clipping_norm, stage=STAGE, label=LABEL,
+        )  # fmt: skip
 
     def fit(
         self,
@@ -157,18 +145,10 @@ class CTGAN:
         """The training that the run reserved."""
         if not self.training_share:
             return None
-        for event in account.planned:
-            if isinstance(event, SubsampledGaussian) and (event.stage, event.label) == (STAGE, LABEL):
-                return Training(
-                    sampling_rate=event.sampling_rate,
-                    steps=event.steps,
-                    noise_multiplier=event.noise_multiplier,
-                    expected_batch=1.0,
-                    clipping_norm=self.clipping_norm,
-                    stage=STAGE,
-                    label=LABEL,
-                )
-        raise PrivacyError("the critic's training is not among what the run reserved; see CTGAN.reserve")
+        plan = planned_training(account, stage=STAGE, label=LABEL, clipping_norm=self.clipping_norm)
+        if plan is None:
+            raise PrivacyError("the critic's training is not among what the run reserved; see CTGAN.reserve")
+        return plan
 
     def _begin_from(
         self,

@@ -8,7 +8,7 @@ rows are alike, the two sides cancel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +107,6 @@ class CriticTraining:
             return [s / self.fakes for s in clipped.sums]
 
         return gradients
-
-
-def with_units(plan: Training, n_units: float) -> Training:
-    """The plan with the batch that a DP count of the units lets expect; its event stays as it is."""
-    return replace(plan, expected_batch=max(plan.sampling_rate * n_units, 1.0))
 
 
 def weights_of(trainer: PrivateTrainer) -> Mapping[str, Tensor]:

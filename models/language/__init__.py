@@ -7,6 +7,9 @@ guide        what is bought of a text column, and what follows from it
 prompt       what the language model is asked to write
 decoding     many texts at once, with a prefix that all share
 selection    which of its texts are kept
+lora         low-rank updates of a model's layers
+tuning       DP-SGD of them on the rows
+tuned        rows in, texts out, with them
 writer       all of it together: rows in, texts out
 generator    public settings
 """

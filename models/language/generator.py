@@ -1,27 +1,53 @@
-"""Public settings of the language model for text columns, and the spending of its budget."""
+"""Public settings of the language model for text columns, and the spending of its budget.
+
+Routes: *guided*, a public model that noisy counts and embeddings lead; *tuned*, the same after DP-SGD on the rows.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.models.language import pretrained
 from dpsynth.models.language.guide import Groups, buy
+from dpsynth.models.language.tuning import LABEL, STAGE, Reading, Tuning, tune, tuned_prompt
 from dpsynth.models.language.words import public_vocabulary
-from dpsynth.models.language.writer import TextWriter, Writing
-from dpsynth.models.protocol import Generator, Steps, TableModel, Zeros, reserve_of
+from dpsynth.models.language.writer import TextWriter, Writing, prompt_of
+from dpsynth.models.protocol import (
+    Generator,
+    Steps,
+    TableModel,
+    Training,
+    Zeros,
+    planned_training,
+    reserve_of,
+    reserve_training,
+    with_units,
+)
 from dpsynth.privacy.budget import Reserve
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable
 
+if TYPE_CHECKING:
+    from dpsynth.models.language.lora import Adapter
+
 # Groups that texts are written for, at most: with more of them, each has too few rows to say anything.
 MAX_GROUPS = 256
 # Labels of a column that is made a condition without being asked for, at most.
 FEW_LABELS = 128
+# Below these, "auto" does not train on the rows.
+ENOUGH_UNITS, ENOUGH_EPSILON = 5000, 2.0
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _marginals() -> Generator:
@@ -32,10 +58,13 @@ def _marginals() -> Generator:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
-    """Texts by the *guided* route: DP word counts and DP embedding centroids of each group of rows, written out by a public language model.
+    """Texts by a public language model. All settings are public: none may be set by looking at the rows.
 
-    It is not trained on the rows. All settings are public: none may be set by looking at the rows.
-
+    route: "guided": DP word counts and DP embedding centroids of each group of rows, written out by the language model as it is.
+        "tuned": DP-SGD trains the language model on the rows for a part of the budget (see `Tuning`), and it then writes with the guide that
+        the rest bought.  "auto": "tuned" where there is a CUDA device, `units` is at least 5000 and epsilon at least 2, else
+        "guided"; these bounds are a rule of thumb and were not measured.
+    tuning: settings of the training.  units: about how many privacy units there are, where that is public; used by "auto" alone.
     base: a causal language model: the offline default, a folder or .gguf file, or a hub's name that transformers loads.
     condition: columns of labels that a text is to fit; None = declared targets, else the columns of few labels, else none.
     description: what the texts are, in a public sentence ("Questions that customers ask a bank").
@@ -61,6 +90,9 @@ class Language:
     dimensions: int = 128
     batch: int = 128
     table: Generator = field(default_factory=_marginals)
+    route: Literal["guided", "tuned", "auto"] = "guided"
+    tuning: Tuning = field(default_factory=Tuning)
+    units: int | None = None
 
     def __post_init__(self) -> None:
         if self.words < 2 or self.top_k < 1 or self.batch < 1 or not 8 <= self.dimensions <= 384:
@@ -69,6 +101,10 @@ class Language:
             raise ModelError(
                 "temperature must be above 0, top_p in (0, 1], overdraw at least 1, nudge between 0 and 100"
             )
+        if self.route not in ("guided", "tuned", "auto"):
+            raise ModelError("route must be 'guided', 'tuned' or 'auto'")
+        if self.route == "tuned" and isinstance(self.table, Training):
+            raise ModelError("route='tuned' needs a table model that is not trained on the rows itself, as Marginals()")
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -81,8 +117,24 @@ class Language:
         pretrained.check_embedder()
 
     def reserve(self, epsilon: float, delta: float) -> Reserve:
-        """What the run sets aside: as the model of the other columns asks for it."""
-        return reserve_of(self.table, epsilon, delta)
+        """What the run sets aside: where the language model is tuned, its training and the rest for queries."""
+        if not self._tunes(epsilon):
+            return reserve_of(self.table, epsilon, delta)
+        return reserve_training(
+            epsilon, delta, share=self.tuning.share, sampling_rate=self.tuning.sampling_rate, steps=self.tuning.steps,
+            clipping_norm=self.tuning.clipping_norm, stage=STAGE, label=LABEL,
+        )  # fmt: skip
+
+    def _tunes(self, epsilon: float) -> bool:
+        """Whether the language model is trained on the rows: see `route`."""
+        if self.route != "auto":
+            return self.route == "tuned"
+        return (
+            epsilon >= ENOUGH_EPSILON
+            and (self.units or 0) >= ENOUGH_UNITS
+            and not isinstance(self.table, Training)
+            and _device() != "cpu"
+        )
 
     def fit(
         self,
@@ -142,7 +194,7 @@ class Language:
         digest = pretrained.sha256_of(self.base)
         vocabulary = public_vocabulary(pretrained.load_tokenizer(self.base), pretrained.load_embedder()[1])
         progress.stage("measuring texts", len(columns))
-        out = []
+        guides = []
         for column, share in columns.items():
             guide = buy(
                 table,
@@ -152,9 +204,36 @@ class Language:
                 dimensions=self.dimensions,
                 mu_squared=mu_squared / len(columns),
             )
-            out.append(TextWriter(guide=guide, writing=self._writing(), sha256=digest))
+            guides.append(guide)
             progress.advance()
-        return tuple(out)
+        parts: list[dict[str, Any]] = [
+            {"guide": guide, "writing": self._writing(), "sha256": digest} for guide in guides
+        ]
+        adapter = self._tuned(table, tuple(columns), guides[0].groups, vocabulary, float(counts.sum()), progress)
+        if adapter is None:
+            return tuple(TextWriter(**part) for part in parts)
+        from dpsynth.models.language.tuned import TunedWriter
+
+        return tuple(TunedWriter(**part, adapter=adapter) for part in parts)
+
+    def _tuned(
+        self,
+        table: PrivateTable,
+        columns: tuple[str, ...],
+        groups: Groups,
+        vocabulary: tuple[str, ...],
+        n_units: float,
+        progress: Steps,
+    ) -> Adapter | None:
+        """Updates of the language model, trained on all text columns together; None where no training was reserved."""
+        plan = planned_training(table.account, stage=STAGE, label=LABEL, clipping_norm=self.tuning.clipping_norm)
+        if plan is None:
+            return None
+        device = _device()
+        lm = pretrained.own_language_model(self.base, device)
+        prompts = [tuned_prompt(prompt_of(groups.cells, self.description, ()), column) for column in columns]
+        reading = Reading.of(lm, prompts, groups.cells, groups.names(), vocabulary, self.words, self.tuning.max_tokens)
+        return tune(lm, reading, reading.rows(table), self.tuning, with_units(plan, n_units), device, progress)
 
     def _writing(self) -> Writing:
         return Writing(

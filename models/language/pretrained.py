@@ -96,13 +96,21 @@ def load_language_model(base: str, device: str) -> LanguageModel:
 
     base: `DEFAULT`, a folder or .gguf file, or a hub's name.  Raises ModelError.
     """
+    lm = own_language_model(base, device)
+    lm.model.to(dtype=fast_type(device))
+    return lm
+
+
+def own_language_model(base: str, device: str) -> LanguageModel:
+    """The same in float32, a copy of its own for each call: its weights may be changed."""
     digest = sha256_of(base)
     with _loading(base):
+        import torch
         from transformers import AutoModelForCausalLM
 
         folder, gguf = _place(base)
         model: Any = AutoModelForCausalLM.from_pretrained(folder, **gguf)
-        model = model.to(device=device, dtype=_fast_type(device)).eval().requires_grad_(False)
+        model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         return LanguageModel(name=base, sha256=digest, model=model, tokenizer=load_tokenizer(base))
 
 
@@ -124,7 +132,8 @@ def load_embedder() -> tuple[Any, Any]:
         return AutoModel.from_pretrained(folder).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder)
 
 
-def _fast_type(device: str) -> torch.dtype:
+def fast_type(device: str) -> torch.dtype:
+    """The type of numbers in which a device computes fastest."""
     import torch
 
     if device == "cpu":

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dpsynth.encode.cells import places_of
+from dpsynth.encode.cells import LabelCells, places_of
 from dpsynth.models.language import pretrained, selection
 from dpsynth.models.language.embedding import embed
 from dpsynth.models.language.guide import Guide
+from dpsynth.models.language.pretrained import LanguageModel
 from dpsynth.models.language.prompt import Prompt, some_words
 from dpsynth.models.language.shapes import SIZE, words_at_most
 from dpsynth.privacy.errors import ModelError
@@ -40,6 +41,14 @@ class Writing:
     overdraw: float
     select: bool
     batch: int
+
+
+def prompt_of(
+    cells: Sequence[LabelCells], description: str, examples: tuple[tuple[str, tuple[str, ...], str], ...]
+) -> Prompt:
+    """The prompt of texts that are written for labels of these columns."""
+    subject = " and ".join(c.column.replace("_", " ") for c in cells) or "subject"
+    return Prompt(subject=subject, description=description, examples=examples)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,6 +86,12 @@ class TextWriter:
         texts[worded] = self._worded([c[worded] for c in conditions], len(worded), rng, written)
         return list(texts)
 
+    def prompt(self) -> Prompt:
+        return prompt_of(self.guide.groups.cells, self.writing.description, self.writing.examples)
+
+    def language_model(self, device: str) -> LanguageModel:
+        return pretrained.load_language_model(self.writing.base, device)
+
     def _worded(
         self, conditions: Sequence[Own], n: int, rng: np.random.Generator, written: Callable[[int], None]
     ) -> list[str]:
@@ -102,12 +117,7 @@ class TextWriter:
 
         from dpsynth.models.language.decoding import Sampling, Task, Writer
 
-        lm = pretrained.load_language_model(self.writing.base, "cuda" if torch.cuda.is_available() else "cpu")
-        prompt = Prompt(
-            subject=" and ".join(c.column.replace("_", " ") for c in self.guide.groups.cells) or "subject",
-            description=self.writing.description,
-            examples=self.writing.examples,
-        )
+        lm, prompt = self.language_model("cuda" if torch.cuda.is_available() else "cpu"), self.prompt()
         encode = lm.tokenizer
         writer = Writer(lm, encode(prompt.prefix()).input_ids)
         names, sampling = self.guide.groups.names(), Sampling(

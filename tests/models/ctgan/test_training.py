@@ -12,7 +12,8 @@ import torch
 
 from dpsynth.models.ctgan.field import critic_logs
 from dpsynth.models.ctgan.networks import Critic
-from dpsynth.models.ctgan.training import CriticTraining, weights_of, with_units
+from dpsynth.models.ctgan.training import CriticTraining, weights_of
+from dpsynth.models.protocol import with_units
 from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.budget import Account, Reserve
 from dpsynth.privacy.dpsgd.plan import Training

