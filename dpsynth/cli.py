@@ -163,6 +163,7 @@ def sample(
     out: Annotated[Path, typer.Option("--out", "-o", help="CSV or Parquet file to write.")],
     n: Annotated[int | None, typer.Option("-n", help="Rows; default: as many as the source, about.")] = None,
     where: Annotated[list[str] | None, typer.Option(help="column=value that every row is to have.")] = None,
+    balance: Annotated[str | None, typer.Option(help="A column whose labels are to be equally frequent.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes the draw repeatable.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -170,7 +171,7 @@ def sample(
     from dpsynth.synthesizer import load
 
     conditions = dict(_pair(w) for w in where or ())
-    table = load(model).sample(n, where=conditions or None, seed=seed)
+    table = load(model).sample(n, where=conditions or None, balance=balance, seed=seed)
     if out.suffix == ".parquet":
         table.to_parquet(out, index=False)
     elif ".csv" in out.suffixes:

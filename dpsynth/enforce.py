@@ -106,14 +106,15 @@ SCALES: dict[Kind | None, Scale] = {"numeric": "number", "datetime": "datetime",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditions:
-    """What `where=` asks of rows.
+    """What `where=` and `balance=` ask of rows.
 
-    fixed: values in the codec's terms, by column.  kept: fine cells that are allowed, by column, shape (cells.size,).
+    fixed: values in the codec's terms, by column.  kept: how many times as often each fine cell is to be drawn, 0 for one that is not
+    allowed, by column, shape (cells.size,).
     evidence: weight of each code, by column.
     """
 
     fixed: Mapping[str, Any]
-    kept: Mapping[str, BoolArray]
+    kept: Mapping[str, FloatArray]
     evidence: Mapping[str, FloatArray]
 
 
@@ -359,7 +360,7 @@ class Rules:
         """Values of one column within its codes."""
         codec = self.codecs[name]
         if name in conditions.kept:
-            codec = codec.tilted(conditions.kept[name].astype(np.float64))
+            codec = codec.tilted(conditions.kept[name])
         fine = codec.refine(codes, rng)
         if isinstance(codec.cells, LabelCells) and codec.cells.labels:
             # "Any other value" has no value to show: such rows get one of the known labels, in proportion.

@@ -223,11 +223,11 @@ def _times(micro: FloatArray, unit: str) -> npt.NDArray[Any]:
     return out.view(unit)
 
 
-def conditions_of(domain: Domain, where: Mapping[str, Any]) -> Conditions:
-    """What `where` asks of the model and of the values within its codes.
+def conditions_of(domain: Domain, where: Mapping[str, Any], balance: str | None = None) -> Conditions:
+    """What `where` and `balance` ask of the model and of the values within its codes.
 
-    Raises SchemaError for a column that is not modelled, a value that the model cannot tell from others, and values that
-    contradict a constraint.
+    Raises SchemaError for a column that is not modelled, a value that the model cannot tell from others, values that
+    contradict a constraint, and a column to balance that has no labels.
     """
     fixed: dict[str, Any] = {}
     kept: dict[str, npt.NDArray[np.bool_]] = {}
@@ -257,10 +257,31 @@ def conditions_of(domain: Domain, where: Mapping[str, Any]) -> Conditions:
                 raise SchemaError(f"where: the value of column {root!r} does not go with what is asked of others")
         else:
             evidence[root] = codec.within @ mask
-    kept = {root: mask for root, mask in kept.items() if root not in fixed}
+    weights = {root: mask.astype(np.float64) for root, mask in kept.items() if root not in fixed}
+    if balance is not None:
+        if balance in follows or balance not in facts or not isinstance(codec := facts[balance].codec, Codec):
+            raise SchemaError(f"balance: column {balance!r} is not modelled")
+        if balance in fixed or balance in weights:
+            raise SchemaError(f"balance: column {balance!r} is fixed by where")
+        weights[balance] = _evening(codec)
+        evidence[balance] = codec.within @ weights[balance]
     if (broken := domain.rules.contradicts(fixed)) is not None:
         raise SchemaError(f"where: the values do not obey the constraint {broken}")
-    return domain.rules.with_evidence(Conditions(fixed=fixed, kept=kept, evidence=evidence))
+    return domain.rules.with_evidence(Conditions(fixed=fixed, kept=weights, evidence=evidence))
+
+
+def _evening(codec: Codec) -> FloatArray:
+    """How many times as often each cell is to be drawn for labels to be equally frequent: one over its share. Raises SchemaError."""
+    cells = codec.cells
+    if not isinstance(cells, LabelCells) or not cells.labels:
+        raise SchemaError(f"balance: column {codec.column!r} has no labels")
+    shares = codec.shares[: cells.other]
+    out = np.zeros(cells.size)
+    out[: cells.other] = np.where(shares > 0, 1 / np.maximum(shares, 1e-300), 0.0)
+    if not out.any():
+        raise SchemaError(f"balance: no label of column {codec.column!r} is known to occur")
+    evened: FloatArray = out / out.max()
+    return evened
 
 
 def _in_own_terms(column: Column, value: Any) -> Any:

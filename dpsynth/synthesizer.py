@@ -96,6 +96,7 @@ class Synthesizer:
         n: int | None = None,
         *,
         where: Mapping[str, Any] | None = None,
+        balance: str | None = None,
         seed: int | None = None,
         frame: Frame | None = None,
     ) -> Any:
@@ -103,11 +104,13 @@ class Synthesizer:
 
         n: number of rows; None = about as many as the source (and without `where` and `seed`, the very table that the
         gate measured).  where: column -> value that every row has; sampled from the model, not by rejection.
+        balance: a column of labels, each of which that is known to occur is to be as frequent as any other. What else stands in a row
+        still fits its label.
         seed: makes the draw repeatable; it has no part in privacy.  frame: "pandas", "polars" or "pyarrow", in types learned under DP,
         instead of the input's frame and dtypes.
         Raises SchemaError for a column or value that cannot be conditioned on.
         """
-        table = self._table(n, dict(where or {}), seed)
+        table = self._table(n, dict(where or {}), seed, balance)
         if frame is not None:
             table = as_frame(table, frame)
         elif self.layout is not None:
@@ -181,17 +184,22 @@ class Synthesizer:
             weights=(weights, _row_weights(self.domain, table)),
         )
 
-    def _table(self, n: int | None, where: dict[str, Any], seed: int | None) -> pd.DataFrame:
+    def _table(
+        self, n: int | None, where: dict[str, Any], seed: int | None, balance: str | None = None
+    ) -> pd.DataFrame:
         if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0):
             raise SchemaError("n must be a whole number of rows, 0 or more")
         if seed is None:
-            seed = self.seed if n is None and not where else secrets.randbits(63)
-        return self._drawn(self.n_rows if n is None else int(n), where, seed)[0]
+            own = n is None and not where and balance is None
+            seed = self.seed if own else secrets.randbits(63)
+        return self._drawn(self.n_rows if n is None else int(n), where, seed, balance)[0]
 
-    def _drawn(self, n: int, where: dict[str, Any], seed: int) -> tuple[pd.DataFrame, IntArray, IntArray]:
+    def _drawn(
+        self, n: int, where: dict[str, Any], seed: int, balance: str | None = None
+    ) -> tuple[pd.DataFrame, IntArray, IntArray]:
         """(table, its codes, the unit of each row)."""
         rng = np.random.default_rng(seed)
-        conditions = conditions_of(self.domain, where)
+        conditions = conditions_of(self.domain, where, balance)
         codes, unit_ids = draw(self.domain, self.model, n, conditions.evidence, rng)
         with make_progress(bool(self.writers) and n >= _MANY_TEXTS) as steps:
             if self.writers:

@@ -3,8 +3,9 @@
     python examples/text.py OUT                                          a made-up corpus, small
     python examples/text.py OUT --data train.csv --test test.csv         any CSV with a text and a label column
 
-The labels' names are taken as public, and so is that a row has both; all else is bought. What is printed at the end reads the real
-texts: it is for the owner. Its figures go to OUT/text.json.
+The labels' names are taken as public, and so is that a row has both; all else is bought. Texts are scrubbed, measured, written, chosen,
+judged by the gate and released to OUT/release. What is printed at the end reads the real texts: it is for the owner. Its figures go
+to OUT/text.json.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ def main() -> None:
     ask.add_argument("--rows", type=int, help="texts to write; default: as many as the table has")
     ask.add_argument("--overdraw", type=float, default=3.0)
     ask.add_argument("--no-filter", action="store_true")
+    ask.add_argument("--judge", default=pretrained.DEFAULT, help="a language model that says how fluent the texts are")
     args = ask.parse_args()
     if pretrained.missing(pretrained.DEFAULT):
         print(f"left out: {pretrained.INSTALL}")
@@ -105,18 +107,20 @@ def main() -> None:
     synth = dpsynth.fit(train.reset_index(drop=True), epsilon=args.epsilon, schema=schema, model=model)
     fitted = time.perf_counter()
     synth.save(args.out / "model")
-    made = synth.sample(rows, seed=1).dropna()
+    # Of few rows the gate cannot be sure; the certificate says so.
+    released = dpsynth.release(synth, args.out / "release", rows, purpose="an example", accept_inconclusive=True)
+    made = pd.read_parquet(released.path / "data.parquet")
     found = {
         "epsilon": args.epsilon,
         "rows": len(made),
         "fit_s": fitted - start,
-        "sample_s": time.perf_counter() - fitted,
+        "release_s": time.perf_counter() - fitted,
+        "gate": released.gate.said,
     }
-    made.to_csv(args.out / "texts.csv", index=False)
     print(synth.privacy.sentence())
     for label, text in made.head(8)[["label", "text"]].itertuples(index=False):
         print(f"  {label}: {text}")
-    found |= quality(train, test, made)
+    found |= quality(train, test, made, args.judge)
     found["settings"] = {
         "base": model.base,
         "overdraw": model.overdraw,
@@ -128,7 +132,7 @@ def main() -> None:
     (args.out / "text.json").write_text(json.dumps(found, indent=1))
 
 
-def quality(train: pd.DataFrame, test: pd.DataFrame, made: pd.DataFrame) -> dict[str, Any]:
+def quality(train: pd.DataFrame, test: pd.DataFrame, made: pd.DataFrame, judge: str) -> dict[str, Any]:
     """Accuracy on real texts of classifiers that learned from written ones, and what else tells the two apart."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
@@ -142,7 +146,7 @@ def quality(train: pd.DataFrame, test: pd.DataFrame, made: pd.DataFrame) -> dict
 
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True).fit(made["text"])
     by_words = learned(words.transform(made["text"]), made["label"])
-    few = min(len(held), len(new))
+    few = min(len(held), len(new), 1500)
     some = np.random.default_rng(1).permutation(len(held))[:few]  # a file may be sorted by label
     return {
         "tstr_tfidf": by_words.score(words.transform(test["text"]), test["label"]),
@@ -150,21 +154,24 @@ def quality(train: pd.DataFrame, test: pd.DataFrame, made: pd.DataFrame) -> dict
         "real_minilm": learned(real, train["label"]).score(held, test["label"]),
         "label_agreement": learned(real, train["label"]).score(new, made["label"]),
         "mauve": mauve(held[some], new[:few]),
+        "mauve_real": mauve(held[some], real[:few]),
         "repeated_8": repeated(list(made["text"]), list(train["text"])),
-        "bits_per_byte": bits_per_byte(list(made["text"][:300])),
-        "bits_per_byte_real": bits_per_byte(list(test["text"][:300])),
+        "judge": Path(judge).name,
+        "bits_per_byte": bits_per_byte(list(made["text"][:300]), judge),
+        "bits_per_byte_real": bits_per_byte(list(test["text"].sample(min(300, len(test)), random_state=0)), judge),
     }
 
 
-def bits_per_byte(texts: list[str]) -> float:
-    """Under the base model itself, which wrote the texts: a bound on how fluent it takes them to be, not a judge without a part in it."""
+def bits_per_byte(texts: list[str], judge: str) -> float:
+    """Of a language model. The one that wrote the texts takes them for more fluent than one that had no part in them."""
     import torch
 
-    lm = pretrained.load_language_model(pretrained.DEFAULT, "cpu")
+    lm = pretrained.load_language_model(judge, "cpu")
+    begin = lm.tokenizer.bos_token_id if lm.tokenizer.bos_token_id is not None else lm.tokenizer.eos_token_id
     bits = size = 0.0
     with torch.inference_mode():
         for text in texts:
-            ids = torch.tensor([[lm.tokenizer.eos_token_id, *lm.tokenizer(" " + text).input_ids]])
+            ids = torch.tensor([[begin, *lm.tokenizer(" " + text, add_special_tokens=False).input_ids]])
             logs = torch.log_softmax(lm.model(input_ids=ids).logits[0, :-1].float(), -1)
             bits -= float(logs.gather(1, ids[0, 1:, None]).sum()) / np.log(2)
             size += len(text.encode()) + 1

@@ -38,7 +38,7 @@ SIGNATURES = {
     "SQL": "url *table *schema *query",
     "DuckDB": "path *table *query",
     "Ledger": "url",
-    "Synthesizer.sample": "self n *where *seed *frame",
+    "Synthesizer.sample": "self n *where *balance *seed *frame",
     "Synthesizer.chunks": "self n *seed *rows",
     "Synthesizer.write": "self to n *seed *rows",
     "Synthesizer.save": "self path",

@@ -68,6 +68,35 @@ def test_where_conditions_exactly_and_follows_the_model(table: pd.DataFrame, syn
     assert both["member"].all() and set(both["level"]) == {"mid"}
 
 
+def test_balance_makes_labels_equally_frequent_and_rows_still_fit_them(synth: dpsynth.Synthesizer) -> None:
+    drawn = synth.sample(6000, balance="group", seed=0)
+    assert set(drawn["group"]) == {"old", "young"}
+    assert (drawn["group"] == "young").mean() == pytest.approx(0.5, abs=0.03)
+    ages = drawn.groupby("group")["age"].mean()
+    apart = [synth.sample(4000, where={"group": g}, seed=0)["age"].mean() for g in ("old", "young")]
+    assert ages.tolist() == pytest.approx(apart, abs=1.5)
+    assert not synth.sample(6000, balance="city", seed=0)["city"].isna().any(), "what is missing is no label"
+    only = synth.sample(2000, where={"member": True}, balance="group", seed=0)
+    assert only["member"].all() and (only["group"] == "young").mean() == pytest.approx(0.5, abs=0.1)
+
+
+def test_balance_raises_a_label_of_one_in_a_hundred_to_its_share_where_rare_ones_are_merged() -> None:
+    rng = np.random.default_rng(0)
+    labels = [f"l{i:02d}" for i in range(20)]
+    shares = np.array([0.01] * 10 + [0.09] * 10)
+    rare = pd.DataFrame({"label": rng.choice(labels, 10_000, p=shares).astype(object), "x": rng.normal(size=10_000)})
+    schema = dpsynth.Schema([dpsynth.Column("label", "categorical", categories=labels)])
+    synth = dpsynth.fit(rare, epsilon=4.0, schema=schema)
+    found = synth.sample(20_000, balance="label", seed=0)["label"].value_counts(normalize=True)
+    assert found.reindex(labels).between(0.05 * 0.8, 0.05 * 1.2).all()
+
+
+@pytest.mark.parametrize("column", ["nowhere", "age", "group"])
+def test_balance_refuses_what_has_no_labels_or_is_fixed(synth: dpsynth.Synthesizer, column: str) -> None:
+    with pytest.raises(dpsynth.SchemaError, match="balance"):
+        synth.sample(5, where={"group": "old"}, balance=column)
+
+
 @pytest.mark.parametrize("where", [{"city": "Paris"}, {"nowhere": 1}, {"age": "forty"}, {"joined": "not a date"}])
 def test_where_refuses_what_the_model_cannot_tell(synth: dpsynth.Synthesizer, where: dict[str, object]) -> None:
     with pytest.raises(dpsynth.SchemaError):

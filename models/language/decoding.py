@@ -47,6 +47,14 @@ class Task:
     most: int
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A text that was written. nats: how unlikely the model by itself, without nudges, takes these tokens to be: -log p."""
+
+    tokens: tuple[int, ...]
+    nats: float
+
+
 class _Shared(Cache):
     """Keys and values of a prefix, shape (heads, prefix, width) in each layer, and of each text's own tokens."""
 
@@ -138,27 +146,28 @@ class Writer:
     def write(
         self, tasks: Sequence[Task], sampling: Sampling, nudge: float, generator: torch.Generator, batch: int,
         written: Callable[[int], None] = lambda n: None,
-    ) -> list[list[int]]:  # fmt: skip
-        """Tokens of each text, up to a line's or the text's end. nudge: added to the logit of a token that is still to occur.
+    ) -> list[Draft]:  # fmt: skip
+        """Each text, up to a line's or the text's end. nudge: added to the logit of a token that is still to occur.
 
         written: called with the number of texts that were finished since.
         """
-        out: list[list[int]] = [[] for _ in tasks]
+        out: list[Draft] = [Draft((), 0.0)] * len(tasks)
         order = sorted(range(len(tasks)), key=lambda i: (tasks[i].most, len(tasks[i].suffix), i))
         with torch.inference_mode():
             for start in range(0, len(order), batch):
                 places = order[start : start + batch]
                 done = self._batch([tasks[i] for i in places], sampling, nudge, generator)
-                for place, tokens in zip(places, done, strict=True):
-                    out[place] = tokens
+                for place, draft in zip(places, done, strict=True):
+                    out[place] = draft
                 written(len(places))
         return out
 
     def _batch(
         self, tasks: Sequence[Task], sampling: Sampling, nudge: float, generator: torch.Generator
-    ) -> list[list[int]]:
+    ) -> list[Draft]:
         state, logits = self._begun([t.suffix for t in tasks], max(t.most for t in tasks))
         out: list[list[int]] = [[] for _ in tasks]
+        nats = [0.0] * len(tasks)
         rows = list(range(len(tasks)))  # which text each row of the batch is
         alive = [True] * len(tasks)
         device = logits.device
@@ -167,15 +176,21 @@ class Writer:
         ends, banned = (t.to(device) for t in _token_kinds(self.lm))
         while True:
             logits = logits.float() + banned
+            total = logits.logsumexp(dim=1)
             logits.scatter_add_(1, nudges.clamp(min=0), nudge * (nudges >= 0))
             token = _drawn(logits, sampling, generator)
-            nudges[nudges == token[:, None]] = -1
-            for i, (row, drawn, over) in enumerate(zip(rows, token.tolist(), ends[token].tolist(), strict=True)):
+            nudged = nudges == token[:, None]
+            unlikely = total - logits.gather(1, token[:, None])[:, 0] + nudge * nudged.sum(dim=1)
+            nudges[nudged] = -1
+            for i, (row, drawn, over, by) in enumerate(
+                zip(rows, token.tolist(), ends[token].tolist(), unlikely.tolist(), strict=True)
+            ):
                 if alive[i] and not over:
                     out[row].append(drawn)
+                    nats[row] += by
                 alive[i] = alive[i] and not over and len(out[row]) < tasks[row].most
             if not any(alive):
-                return out
+                return [Draft(tuple(tokens), of) for tokens, of in zip(out, nats, strict=True)]
             if sum(alive) < _COMPACT_BELOW * len(alive):
                 kept = torch.tensor([i for i, a in enumerate(alive) if a], device=device)
                 rows, alive = [r for r, a in zip(rows, alive, strict=True) if a], [True] * len(kept)

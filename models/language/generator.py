@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpsynth.encode.cells import LabelCells
@@ -71,7 +71,8 @@ class Language:
     examples: public example texts for the prompt, (subject, words, text); none = texts on subjects that no table is about.
     words: bought words in a prompt, at most.  nudge: added to the logit of each until it has occurred; 3 is fluent, 5 faithful.
     temperature, top_k, top_p: of the sampling.  overdraw: texts written for each that is kept.
-    select: choose among them by the DP centroids and shapes; without, the first that pass the public rules are taken.
+    select: choose among them so that their means come near those that were bought; without, the first that pass the public rules are taken.
+    fluent: share of each group's texts that are chosen among, those that the base model by itself finds least odd.
     dimensions: axes of the embeddings that are bought.  batch: texts at a time.
     table: the model of the other columns.
     """
@@ -85,8 +86,9 @@ class Language:
     temperature: float = 0.95
     top_k: int = 60
     top_p: float = 0.95
-    overdraw: float = 3.0
+    overdraw: float = 4.0
     select: bool = True
+    fluent: float = 0.75
     dimensions: int = 128
     batch: int = 128
     table: Generator = field(default_factory=_marginals)
@@ -97,10 +99,10 @@ class Language:
     def __post_init__(self) -> None:
         if self.words < 2 or self.top_k < 1 or self.batch < 1 or not 8 <= self.dimensions <= 384:
             raise ModelError("words must be at least 2, top_k and batch at least 1, dimensions between 8 and 384")
-        if not self.temperature > 0 or not 0 < self.top_p <= 1 or self.overdraw < 1 or not 0 <= self.nudge <= 100:
-            raise ModelError(
-                "temperature must be above 0, top_p in (0, 1], overdraw at least 1, nudge between 0 and 100"
-            )
+        if not self.temperature > 0 or not 0 < self.top_p <= 1 or self.overdraw < 1:
+            raise ModelError("temperature must be above 0, top_p in (0, 1], overdraw at least 1")
+        if not 0 <= self.nudge <= 100 or not 0 < self.fluent <= 1:
+            raise ModelError("nudge must lie between 0 and 100, fluent in (0, 1]")
         if self.route not in ("guided", "tuned", "auto"):
             raise ModelError("route must be 'guided', 'tuned' or 'auto'")
         if self.route == "tuned" and isinstance(self.table, Training):
@@ -236,16 +238,4 @@ class Language:
         return tune(lm, reading, reading.rows(table), self.tuning, with_units(plan, n_units), device, progress)
 
     def _writing(self) -> Writing:
-        return Writing(
-            base=self.base,
-            description=self.description,
-            examples=self.examples,
-            words=self.words,
-            nudge=self.nudge,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            overdraw=self.overdraw,
-            select=self.select,
-            batch=self.batch,
-        )
+        return Writing(**{setting.name: getattr(self, setting.name) for setting in fields(Writing)})

@@ -29,8 +29,8 @@ from dpsynth.privacy.table import PrivateTable
 STAGE = "text"
 # Shares of the stage's mu^2.
 SHAPES, POOLED, BY_GROUP, CENTROIDS = 0.03, 0.20, 0.35, 0.42
-# A word is taken to occur where its noisy count stands so many sd of its noise above zero; one in 30,000 does by chance.
-OCCURS = 4.0
+# A word is taken to occur where its noisy count stands so many sd of its noise above zero; one in 2,000 does by chance.
+OCCURS = 3.3
 MAX_WORDS = 4000
 # Public texts from which the axes of embeddings are taken, and of how many words near a group's name they are made.
 SALADS, NEAR, NEIGHBOURS_AMONG = 1000, 300, 4000
@@ -117,7 +117,7 @@ class Guide:
         """Weight of each word in each group, shape (groups, words); rows sum to 1, or to 0 where nothing is known.
 
         What to expect of a group: all groups' counts, tilted to words near its centroid. Its own noisy count moves that by as much as
-        the noise allows.
+        groups are seen to differ from what to expect, beyond noise, in that word (empirical Bayes).
         """
         if not self.words:
             return np.zeros((self.groups.size, 0))
@@ -126,7 +126,8 @@ class Guide:
         near = self.centroids @ self.projection(embed(self.words)).T.astype(np.float64)
         tilt = np.exp(TILT * near)
         expected = share[:, None] * total * tilt / np.maximum(share @ tilt, 1e-300)
-        spread = expected**2 + expected
+        off = ((self.word_counts - expected) ** 2 - self.word_sigma**2)[share > 0].sum(axis=0)
+        spread = expected * np.maximum(off / np.maximum(expected[share > 0].sum(axis=0), 1e-300), 0.0)
         trust = spread / (spread + self.word_sigma**2)
         found = np.maximum(trust * self.word_counts + (1 - trust) * expected, 0.0)
         found[found < LEAST * found.max(axis=1, keepdims=True)] = 0.0

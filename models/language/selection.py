@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from dpsynth.models.language.guide import Guide
-from dpsynth.models.language.shapes import SIZE, shape_of
+from dpsynth.models.language.shapes import PARTS, SIZE, shape_of
+from dpsynth.models.language.words import STEPS, WordRows
 from dpsynth.privacy.source import FloatArray, IntArray
 
 # Letters of a word, and times that a text repeats one word, at most.
@@ -18,8 +21,15 @@ LONGEST_WORD, MOST_REPEATS = 25, 4
 # What the prompt begins its lines with: a text that goes on with them has left its subject.
 _PROMPT_LINE = re.compile(r"(?i)\b(words|text|category|subject)\s*:")
 _PLACE = re.compile(r"\s+")
-# Softness of the choice among texts that lie in the right group: a text of a shape that is wanted twice as often is twice as likely.
-_RARE = 1e-3
+# How far the means of a group's chosen texts may lie from those that were bought, beside what noise explains. Written texts cannot
+# have all the means of real ones; to ask for less than this costs other means more than it gains.
+_LEEWAY = 0.05
+# The same for shapes: they are known of all texts together, and groups differ.
+_SHAPE_LEEWAY = 0.2
+# A text may go to the group it was written for and to the so many whose centroids it lies nearest.
+_NEAREST = 3
+# Texts that are looked at together, at most: what is above is cut into parts.
+_PART = 3000
 
 
 def cleaned(text: str, *, ended: bool = True) -> str | None:
@@ -49,32 +59,46 @@ def fit_of(guide: Guide, embeddings: npt.NDArray[np.float32]) -> FloatArray:
     return near
 
 
+def fluent(made_for: IntArray, odd: FloatArray, share: float) -> IntArray:
+    """Numbers of the texts that are left when of each group's all but this share, those that are least odd, are taken away."""
+    kept = []
+    for group in np.unique(made_for):
+        own = np.flatnonzero(made_for == group)
+        kept.append(own[np.argsort(odd[own], kind="stable")[: math.ceil(share * len(own))]])
+    return np.sort(np.concatenate(kept))
+
+
 # Units below which a group is nobody's: a text is not taken for one of its.
 LEAST_UNITS = 1.0
 
 
 def chosen(
-    wanted: IntArray, made_for: IntArray, near: FloatArray, shapes: IntArray, guide: Guide, rng: np.random.Generator
+    wanted: IntArray,
+    made_for: IntArray,
+    texts: Sequence[str],
+    embeddings: npt.NDArray[np.float32],
+    guide: Guide,
+    rng: np.random.Generator,
 ) -> IntArray:
     """For each wanted text the number of the one that it gets, shape (wanted,): each at most once while there are enough.
 
-    wanted: groups, shape (wanted,).  made_for, shapes: of the texts, shape (texts,).  near: as `fit_of` gives it.
+    wanted: groups, shape (wanted,).  made_for: the group that each of the texts was written for.  embeddings: shape (texts, 384).
 
-    A text goes to the group whose centroid it lies nearest, whatever it was written for; among a group's texts, shapes are drawn as often
-    as the rows have them. A group with too few takes the nearest of those that were written for it, then of all.
+    Of each group those texts are taken which together have the means that were bought: of embeddings, of words and, for all groups
+    alike, of shapes. A text may serve another group than the one it was written for. A group with too few takes the nearest of all.
     """
+    near = fit_of(guide, embeddings)
     out = np.full(len(wanted), -1, np.int64)
-    belongs = near.argmax(axis=1)
-    prefer = _shape_weights(guide.shapes, shapes)
     used = np.zeros(len(made_for), bool)
-    for group in np.unique(wanted):
-        places = np.flatnonzero(wanted == group)
-        own = np.flatnonzero((belongs == group) & ~used)
-        if len(own) > len(places):
-            keys = rng.exponential(size=len(own)) / prefer[own]
-            own = own[np.argsort(keys)[: len(places)]]
-        out[rng.permutation(places)[: len(own)]] = own
-        used[own] = True
+    moments = _Moments.of(guide, texts, embeddings)
+    nearest = np.argpartition(-near, min(_NEAREST, near.shape[1]) - 1, axis=1)[:, :_NEAREST]
+    for group in rng.permutation(np.unique(wanted)):
+        places = rng.permutation(np.flatnonzero(wanted == group))
+        own = rng.permutation(np.flatnonzero((made_for == group) | (nearest == group).any(axis=1)))
+        own = own[~used[own]]
+        taken = moments.matched(int(group), own, len(places))
+        out[places[: len(taken)]] = taken
+        used[taken] = True
     for place in np.flatnonzero(out < 0):
         group = wanted[place]
         margin = near[:, group] - near.max(axis=1) + 0.1 * (made_for == group) - 10.0 * used
@@ -83,13 +107,59 @@ def chosen(
     return out
 
 
-def _shape_weights(counts: FloatArray, shapes: IntArray) -> FloatArray:
-    """Of each text, how much more often its shape is wanted than it was written."""
-    target = np.maximum(counts[:SIZE], 0.0)
-    target = target / max(target.sum(), 1e-300) + _RARE / SIZE
-    written = np.bincount(shapes, minlength=SIZE) / max(len(shapes), 1)
-    weights: FloatArray = target[shapes] / np.maximum(written[shapes], 1e-12)
-    return weights
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Moments:
+    """Texts as vectors whose means were bought, and those means by group.
+
+    features: shape (texts, moments).  means, leeway: of each group, and by how much a mean may be missed, shape (groups, moments).
+    """
+
+    features: FloatArray
+    means: FloatArray
+    leeway: FloatArray
+
+    @classmethod
+    def of(cls, guide: Guide, texts: Sequence[str], embeddings: npt.NDArray[np.float32]) -> _Moments:
+        groups, counts = guide.groups.size, np.maximum(guide.groups.counts, 1.0)[:, None]
+        shares = np.maximum(guide.shapes[:SIZE], 0.0)
+        shares = shares / max(shares.sum(), 1e-300)
+        words = WordRows(guide.column, guide.words).encode(texts).toarray() / STEPS
+        sets = (
+            (guide.projection(embeddings), guide.sums / counts, guide.sum_sigma / counts + _LEEWAY),
+            (words, guide.word_counts / counts, guide.word_sigma / counts + _LEEWAY),
+            (PARTS[shapes_of(texts)], (shares @ PARTS)[None, :], _SHAPE_LEEWAY),
+        )
+        return cls(
+            features=np.hstack([features for features, _, _ in sets]),
+            means=np.hstack([np.broadcast_to(means, (groups, f.shape[1])) for f, means, _ in sets]),
+            leeway=np.hstack([np.broadcast_to(leeway, (groups, f.shape[1])) for f, _, leeway in sets]),
+        )
+
+    def matched(self, group: int, among: IntArray, n: int) -> IntArray:
+        """n of the texts `among`, or all where there are fewer, whose means come near the group's: shape (at most n,).
+
+        One after another the text is taken that brings the sum of those taken so far nearest to as many times the mean (herding:
+        Welling, "Herding dynamical weights to learn", 2009), distances counted in leeways.
+        """
+        parts = max(1, -(-len(among) // _PART))
+        taken = [
+            self._herded(group, among[k::parts], n // parts + (k < n % parts)) for k in range(parts)
+        ]  # `among` is in random order
+        return np.concatenate(taken)
+
+    def _herded(self, group: int, among: IntArray, n: int) -> IntArray:
+        scaled = self.features[among] / self.leeway[group]
+        mean = self.means[group] / self.leeway[group]
+        squares, gain = (scaled**2).sum(axis=1), 2 * (scaled @ mean)
+        n = min(n, len(among))
+        taken, ahead = np.empty(n, np.int64), np.zeros(len(among))
+        for m in range(n):
+            ahead += gain
+            best = int(np.argmax(ahead - squares))
+            taken[m] = best
+            ahead -= 2 * (scaled @ scaled[best])
+            squares[best] = np.inf
+        return among[taken]
 
 
 def shapes_of(texts: Sequence[str]) -> IntArray:

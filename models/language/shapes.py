@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.source import Cells, IntArray, Strings
@@ -30,6 +31,17 @@ def words_at_most(shape: int) -> int:
     """Words of a text of this shape, at most (half as much again for the longest)."""
     length = shape // 2 // (len(ENDINGS) + 1)
     return LENGTHS[length] if length < len(LENGTHS) else LENGTHS[-1] * 3 // 2
+
+
+def _parts() -> npt.NDArray[np.float64]:
+    codes = np.arange(SIZE)
+    lengths, endings = np.eye(len(LENGTHS) + 1), np.eye(len(ENDINGS) + 1)
+    ends = codes // 2
+    return np.column_stack([lengths[ends // len(endings)], endings[ends % len(endings)], codes % 2])
+
+
+# Each shape as a vector of ones and noughts: its length class, its ending, whether it begins with a capital; shape (SIZE, 17).
+PARTS = _parts()
 
 
 @dataclass(frozen=True)

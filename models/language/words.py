@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 STOP_WORDS = 100
 # Whole numbers that stand for 1: so many steps to the weight of a word in a text that has all the words it may have.
 STEPS = 60
+# Words of a text that are counted, at most: its rarest.
+WORDS_EACH = 6
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -67,7 +69,7 @@ class WordRows:
 
     column: str
     vocabulary: tuple[str, ...]
-    most: int = 4
+    most: int = WORDS_EACH
 
     @property
     def width(self) -> int:

@@ -17,7 +17,7 @@ from dpsynth.models.language.pretrained import LanguageModel
 from dpsynth.models.language.prompt import Prompt, some_words
 from dpsynth.models.language.shapes import SIZE, words_at_most
 from dpsynth.privacy.errors import ModelError
-from dpsynth.privacy.source import IntArray
+from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.values import Own
 
 # Tokens of an English word, about, and tokens that a text may have beside them.
@@ -40,6 +40,7 @@ class Writing:
     top_p: float
     overdraw: float
     select: bool
+    fluent: float
     batch: int
 
 
@@ -102,17 +103,22 @@ class TextWriter:
             raise ModelError(f"the language model {self.writing.base!r} is not the one that this was made with")
         wanted = places_of(self.guide.groups.cells, conditions, n)
         times = self.writing.overdraw if self.writing.select else 1.0
-        texts, made_for = self._drafts(wanted, times, rng, written)
+        texts, made_for, odd = self._drafts(wanted, times, rng, written)
         if not self.writing.select and len(texts) >= n:
             return texts[:n]
-        near = selection.fit_of(self.guide, embed(texts))
-        taken = selection.chosen(wanted, made_for, near, selection.shapes_of(texts), self.guide, rng)
+        if self.writing.select:
+            fluent = selection.fluent(made_for, odd, self.writing.fluent)
+            texts, made_for = [texts[i] for i in fluent], made_for[fluent]
+        taken = selection.chosen(wanted, made_for, texts, embed(texts), self.guide, rng)
         return [texts[i] for i in taken]
 
     def _drafts(
         self, wanted: IntArray, times: float, rng: np.random.Generator, written: Callable[[int], None]
-    ) -> tuple[list[str], IntArray]:
-        """(texts that pass the public rules, the group that each was written for): about `times` as many as are wanted."""
+    ) -> tuple[list[str], IntArray, FloatArray]:
+        """About `times` as many texts as are wanted, all of which pass the public rules.
+
+        (The texts, the group that each was written for, how odd the language model by itself finds each: nats a byte.)
+        """
         import torch
 
         from dpsynth.models.language.decoding import Sampling, Task, Writer
@@ -128,6 +134,7 @@ class TextWriter:
         shares = shares / shares.sum() if shares.sum() > 0 else np.full(SIZE, 1 / SIZE)
         texts: list[str] = []
         made_for: list[int] = []
+        odd: list[float] = []
         for _ in range(_ROUNDS):
             lacking = round(times * len(wanted)) - len(texts)
             if lacking <= 0:
@@ -145,14 +152,16 @@ class TextWriter:
                     )
                 )
             drafts = writer.write(tasks, sampling, self.writing.nudge, generator, self.writing.batch, written)
-            for group, task, tokens in zip(groups.tolist(), tasks, drafts, strict=True):
-                text = selection.cleaned(encode.decode(tokens), ended=len(tokens) < task.most)
+            for group, task, draft in zip(groups.tolist(), tasks, drafts, strict=True):
+                raw = encode.decode(draft.tokens)
+                text = selection.cleaned(raw, ended=len(draft.tokens) < task.most)
                 if text is not None:
                     texts.append(text)
                     made_for.append(group)
+                    odd.append(draft.nats / len(raw.encode()))
         if not texts:
             raise ModelError("the language model wrote nothing that passes the public rules")
-        return texts, np.array(made_for, np.int64)
+        return texts, np.array(made_for, np.int64), np.array(odd)
 
     def state(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """(arrays, JSON): what was bought, public settings, and the base model's name and hash. None of its weights."""

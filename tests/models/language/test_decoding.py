@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from dpsynth.models.language.decoding import Sampling, Task, Writer
+from dpsynth.models.language.decoding import Sampling, Task, Writer, _token_kinds
 from dpsynth.models.language.pretrained import LanguageModel, load_language_model
 from dpsynth.privacy.errors import ModelError
 from tests.models.language.conftest import save_model
@@ -47,8 +48,8 @@ def test_texts_are_those_that_the_model_writes_to_each_prompt_alone(tiny: str, b
     prefix = tuple(lm.tokenizer("Each has a label and some words.\n").input_ids)
     tasks = tasks_of(lm, (3, 12))
     found = Writer(lm, prefix).write(tasks, GREEDY, 0.0, torch.Generator(), batch)
-    assert found == [plainly(lm, prefix + t.suffix, t.most) for t in tasks]
-    assert {len(tokens) for tokens in found} >= {3, 12}
+    assert [list(d.tokens) for d in found] == [plainly(lm, prefix + t.suffix, t.most) for t in tasks]
+    assert {len(d.tokens) for d in found} >= {3, 12}
 
 
 def test_a_model_with_other_heads_and_positions_shares_a_prefix_too(tiny: str, tmp_path: Path) -> None:
@@ -62,7 +63,7 @@ def test_a_model_with_other_heads_and_positions_shares_a_prefix_too(tiny: str, t
     prefix = tuple(other.tokenizer("Each has a label and some words.\n").input_ids)
     tasks = tasks_of(other, (6,))
     found = Writer(other, prefix).write(tasks, GREEDY, 0.0, torch.Generator(), 16)
-    assert found == [plainly(other, prefix + t.suffix, t.most) for t in tasks]
+    assert [list(d.tokens) for d in found] == [plainly(other, prefix + t.suffix, t.most) for t in tasks]
 
 
 def test_a_model_whose_attention_is_its_own_is_refused(tiny: str, tmp_path: Path) -> None:
@@ -85,7 +86,22 @@ def test_a_nudge_ends_when_its_token_has_occurred(tiny: str) -> None:
     task = Task(tuple(lm.tokenizer("Text:").input_ids), (word,), 10)
     writer = Writer(lm, tuple(lm.tokenizer("Each has a label.").input_ids))
     (nudged,) = writer.write([task], GREEDY, 100.0, torch.Generator(), 1)
-    assert nudged[0] == word and nudged.count(word) < 4, "once it has occurred, nothing speaks for it any more"
+    tokens = nudged.tokens
+    assert tokens[0] == word and tokens.count(word) < 4, "once it has occurred, nothing speaks for it any more"
+
+
+def test_a_text_is_as_odd_as_the_model_finds_it_without_nudges(tiny: str) -> None:
+    lm = with_float32(load_language_model(tiny, "cpu"))
+    prefix, word = tuple(lm.tokenizer("Each has a label.").input_ids), lm.tokenizer(" card").input_ids[0]
+    tasks = [replace(task, nudges=(word,)) for task in tasks_of(lm, (3, 12))]
+    for task, draft in zip(
+        tasks, Writer(lm, prefix).write(tasks, Sampling(), 6.0, torch.Generator().manual_seed(0), 4), strict=True
+    ):
+        ids = torch.tensor([[*prefix, *task.suffix, *draft.tokens]])
+        with torch.inference_mode():
+            logits = lm.model(input_ids=ids).logits[0, -1 - len(draft.tokens) : -1] + _token_kinds(lm)[1]
+        nats = -torch.log_softmax(logits, -1)[range(len(draft.tokens)), list(draft.tokens)].sum()
+        assert draft.nats == pytest.approx(float(nats), rel=1e-3)
 
 
 def test_the_same_seed_writes_the_same_texts_and_another_others(tiny: str) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dpsynth.encode.cells import LabelCells
 from dpsynth.models.language.embedding import Projection
 from dpsynth.models.language.guide import Groups, Guide
-from dpsynth.models.language.selection import chosen, cleaned
+from dpsynth.models.language.selection import chosen, cleaned, fluent
 from dpsynth.models.language.shapes import SIZE, ShapeOf, shape_of
 
 
@@ -52,28 +54,77 @@ def test_a_text_that_did_not_end_loses_what_follows_its_last_sentence() -> None:
     assert cleaned("and then it", ended=False) is None and cleaned("and then it") == "and then it"
 
 
+def at(*rows: list[float]) -> np.ndarray:
+    """Embeddings with these first numbers."""
+    out = np.zeros((len(rows), 384), np.float32)
+    out[:, : len(rows[0])] = rows
+    return out
+
+
 def test_texts_go_where_they_belong_each_once_and_in_wanted_shapes() -> None:
     of = guide([50, 50, 0, 0], np.eye(4)[:, :3] * 50, 0.1)
-    near = np.tile([[0.9, 0.1, -1, -1]], (20, 1))
-    near[::2] = [0.1, 0.9, -1, -1]
-    wanted = shape_of("why is it so?")
-    shapes = np.where(np.arange(20) % 4 < 2, wanted, 0)
+    places = at(*[[0.1, 0.9, 0], [0.9, 0.1, 0]] * 10)
+    texts = [
+        "why is it so?" if i % 4 < 2 else "It is so much longer than is wanted here, and ends in a stop."
+        for i in range(20)
+    ]
     asked = np.array([0, 1, 1, 0, 0])
-    taken = chosen(asked, np.zeros(20, np.int64), near, shapes, of, np.random.default_rng(0))
+    taken = chosen(asked, np.zeros(20, np.int64), texts, places, of, np.random.default_rng(0))
     assert len(set(taken.tolist())) == 5
     assert (taken % 2 == 1 - asked).all(), "odd texts lie at the first group, whatever they were written for"
-    assert (shapes[taken] == wanted).all()
+    assert all(texts[i] == "why is it so?" for i in taken)
+
+
+def test_the_chosen_have_the_means_that_were_bought_not_only_the_direction() -> None:
+    rng = np.random.default_rng(0)
+    mean = np.array([0.4, 0.3, 0.0])  # far within the sphere: the group's texts differ among themselves
+    of = guide([400, 0, 0], np.array([mean * 400, np.zeros(3), np.zeros(3)]), 0.1)
+    drafts = rng.normal(size=(600, 3)) * [1, 1, 1] + [1.0, 0, 0]
+    places = at(*(drafts / np.linalg.norm(drafts, axis=1, keepdims=True)).tolist())
+    taken = chosen(
+        np.zeros(100, np.int64), np.zeros(600, np.int64), ["why is it so?"] * 600, places, of, np.random.default_rng(0)
+    )
+    assert len(set(taken.tolist())) == 100
+    assert np.abs(places[taken, :3].mean(axis=0) - mean).max() < 0.01
+    assert np.abs(places[:100, :3].mean(axis=0) - mean).max() > 0.1, "any hundred of them would not do"
+
+
+def test_words_are_matched_to_their_noisy_counts() -> None:
+    of = replace(
+        guide([100, 0, 0], np.zeros((3, 3)), 0.1), words=("fee", "rate"), word_counts=np.array([[80.0, 20], [0, 0], [0, 0]])
+        * 6**0.5, word_sigma=1.0,
+    )  # fmt: skip
+    texts = ["why is the fee so?", "why is the rate so?"] * 100
+    taken = chosen(
+        np.zeros(50, np.int64), np.zeros(200, np.int64), texts, at(*[[0.0] * 3] * 200), of, np.random.default_rng(0)
+    )
+    assert sum(texts[i] == texts[0] for i in taken) == pytest.approx(40, abs=1)
 
 
 def test_a_group_without_texts_of_its_own_takes_the_nearest() -> None:
-    of = guide([50, 50, 0, 0], np.eye(4)[:, :3] * 50, 0.1)
-    near = np.array([[0.9, 0.1, -1, -1], [0.9, 0.7, -1, -1], [0.9, 0.2, -1, -1]])
-    taken = chosen(np.array([1]), np.zeros(3, np.int64), near, np.zeros(3, np.int64), of, np.random.default_rng(0))
+    of = guide([50] * 6 + [0, 0], np.eye(8)[:, :6] * 50, 0.1)
+    places = at([0.9, 0.3, 0.3, 0.3, 0.1, 0], [0.9, 0.3, 0.3, 0.3, 0.2, 0], [0.9, 0.3, 0.3, 0.3, 0.0, 0])
+    texts = ["why is it so?"] * 3
+    taken = chosen(np.array([4]), np.zeros(3, np.int64), texts, places, of, np.random.default_rng(0))
     assert taken.tolist() == [1]
-    everything = chosen(
-        np.array([1, 1, 0, 0]), np.zeros(3, np.int64), near, np.zeros(3, np.int64), of, np.random.default_rng(0)
-    )
+    everything = chosen(np.array([4, 4, 0, 0]), np.zeros(3, np.int64), texts, places, of, np.random.default_rng(0))
     assert sorted(set(everything.tolist())) == [0, 1, 2]
+
+
+def test_the_oddest_of_each_group_are_taken_away() -> None:
+    kept = fluent(np.array([0, 1, 0, 1, 0, 0, 2]), np.array([1.0, 9, 5, 8, 2, 3, 99]), 0.5)
+    assert kept.tolist() == [0, 3, 4, 6]
+    assert fluent(np.array([0, 0]), np.array([1.0, 2.0]), 1.0).tolist() == [0, 1]
+
+
+def test_many_texts_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpsynth.models.language.selection._PART", 7)
+    of = guide([50, 0, 0], np.eye(3) * 50, 0.1)
+    taken = chosen(
+        np.zeros(30, np.int64), np.zeros(40, np.int64), ["why is it so?"] * 40, at(*[[1.0, 0, 0]] * 40), of,
+        np.random.default_rng(0),
+    )  # fmt: skip
+    assert len(set(taken.tolist())) == 30
 
 
 def test_a_centroid_is_drawn_to_its_groups_name_where_noise_hides_it() -> None:
