@@ -77,7 +77,7 @@ def main() -> None:
     ask.add_argument("--about", default="Questions that customers ask a bank", help="public: what the texts are")
     ask.add_argument("--epsilon", type=float, default=4.0)
     ask.add_argument("--rows", type=int, help="texts to write; default: as many as the table has")
-    ask.add_argument("--overdraw", type=float, default=3.0)
+    ask.add_argument("--overdraw", type=float, default=4.0)
     ask.add_argument("--no-filter", action="store_true")
     ask.add_argument("--judge", default=pretrained.DEFAULT, help="a language model that says how fluent the texts are")
     args = ask.parse_args()
@@ -125,6 +125,7 @@ def main() -> None:
         "base": model.base,
         "overdraw": model.overdraw,
         "select": model.select,
+        "fluent": model.fluent,
         "nudge": model.nudge,
         "words": model.words,
     }

@@ -88,7 +88,7 @@ class Language:
     top_p: float = 0.95
     overdraw: float = 4.0
     select: bool = True
-    fluent: float = 0.75
+    fluent: float = 0.65
     dimensions: int = 128
     batch: int = 128
     table: Generator = field(default_factory=_marginals)

@@ -26,7 +26,7 @@ _PLACE = re.compile(r"\s+")
 _LEEWAY = 0.05
 # The same for shapes: they are known of all texts together, and groups differ.
 _SHAPE_LEEWAY = 0.2
-# A text may go to the group it was written for and to the so many whose centroids it lies nearest.
+# A text may go to the group whose centroid it lies nearest, and to the one it was written for where that is among so many nearest.
 _NEAREST = 3
 # Texts that are looked at together, at most: what is above is cut into parts.
 _PART = 3000
@@ -85,16 +85,18 @@ def chosen(
     wanted: groups, shape (wanted,).  made_for: the group that each of the texts was written for.  embeddings: shape (texts, 384).
 
     Of each group those texts are taken which together have the means that were bought: of embeddings, of words and, for all groups
-    alike, of shapes. A text may serve another group than the one it was written for. A group with too few takes the nearest of all.
+    alike, of shapes. A text may serve another group than the one it was written for, if it lies nearest to that. A group with too few
+    takes the nearest of all.
     """
     near = fit_of(guide, embeddings)
     out = np.full(len(wanted), -1, np.int64)
     used = np.zeros(len(made_for), bool)
     moments = _Moments.of(guide, texts, embeddings)
-    nearest = np.argpartition(-near, min(_NEAREST, near.shape[1]) - 1, axis=1)[:, :_NEAREST]
+    nearest = near.argmax(axis=1)
+    meant = (near > near[np.arange(len(near)), made_for][:, None]).sum(axis=1) < _NEAREST
     for group in rng.permutation(np.unique(wanted)):
         places = rng.permutation(np.flatnonzero(wanted == group))
-        own = rng.permutation(np.flatnonzero((made_for == group) | (nearest == group).any(axis=1)))
+        own = rng.permutation(np.flatnonzero((nearest == group) | (meant & (made_for == group))))
         own = own[~used[own]]
         taken = moments.matched(int(group), own, len(places))
         out[places[: len(taken)]] = taken
