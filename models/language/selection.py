@@ -116,7 +116,7 @@ class _Moments:
     features: shape (texts, moments).  means, leeway: of each group, and by how much a mean may be missed, shape (groups, moments).
     """
 
-    features: FloatArray
+    features: npt.NDArray[np.float32]
     means: FloatArray
     leeway: FloatArray
 
@@ -125,14 +125,14 @@ class _Moments:
         groups, counts = guide.groups.size, np.maximum(guide.groups.counts, 1.0)[:, None]
         shares = np.maximum(guide.shapes[:SIZE], 0.0)
         shares = shares / max(shares.sum(), 1e-300)
-        words = WordRows(guide.column, guide.words).encode(texts).toarray() / STEPS
+        words = WordRows(guide.column, guide.words).encode(texts).astype(np.float32).toarray() / np.float32(STEPS)
         sets = (
             (guide.projection(embeddings), guide.sums / counts, guide.sum_sigma / counts + _LEEWAY),
             (words, guide.word_counts / counts, guide.word_sigma / counts + _LEEWAY),
             (PARTS[shapes_of(texts)], (shares @ PARTS)[None, :], _SHAPE_LEEWAY),
         )
         return cls(
-            features=np.hstack([features for features, _, _ in sets]),
+            features=np.hstack([features.astype(np.float32) for features, _, _ in sets]),
             means=np.hstack([np.broadcast_to(means, (groups, f.shape[1])) for f, means, _ in sets]),
             leeway=np.hstack([np.broadcast_to(leeway, (groups, f.shape[1])) for f, _, leeway in sets]),
         )

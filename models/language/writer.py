@@ -107,7 +107,8 @@ class TextWriter:
         if not self.writing.select and len(texts) >= n:
             return texts[:n]
         if self.writing.select:
-            fluent = selection.fluent(made_for, odd, self.writing.fluent)
+            share = min(max(self.writing.fluent, n / len(texts)), 1.0)  # enough of them that none is used twice
+            fluent = selection.fluent(made_for, odd, share)
             texts, made_for = [texts[i] for i in fluent], made_for[fluent]
         taken = selection.chosen(wanted, made_for, texts, embed(texts), self.guide, rng)
         return [texts[i] for i in taken]
