@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -156,6 +159,39 @@ def test_a_killed_training_goes_on_at_the_same_price(reserved: tuple[Ledger, Res
     steps = [(e.body["first"], e.body["last"]) for e in ledger.entries() if e.kind == "steps"]
     assert [i for first, last in steps for i in range(first, last + 1)] == list(range(1, 61))
     assert contrast(critic) > 0.5
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from dpsynth.privacy.ledger import Ledger, LedgerSteps
+from tests.models.ctgan.test_training import PLAN, handle, parity, training
+
+ledger, run, path = Ledger(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3])
+made, critic = training()
+steps = made.steps(
+    critic, handle(parity(2000), PLAN), journal=LedgerSteps(ledger, run, PLAN.label), checkpoint=path, every=5
+)
+for step, _ in steps:
+    if step == 23:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_so_does_one_whose_process_was_killed(reserved: tuple[Ledger, Reservation], tmp_path: Path) -> None:
+    ledger, reservation = reserved
+    path = tmp_path / "critic.safetensors"
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "budget.db"), reservation.id, str(path)]
+    root = Path(__file__).parents[3]
+    assert subprocess.run(command, cwd=root, capture_output=True).returncode == -signal.SIGKILL
+    before = ledger.spent(reservation.dataset).cost
+    account, _ = taken_up(reserved, path)
+    ledger.commit(reservation, account.events)
+    assert account.events == (PLAN.event,) and ledger.spent(reservation.dataset).cost == before
+    steps = [(e.body["first"], e.body["last"]) for e in ledger.entries() if e.kind == "steps"]
+    assert [i for first, last in steps for i in range(first, last + 1)] == list(range(1, 61))
+    assert ledger.verify() == []
 
 
 def test_without_its_checkpoint_it_must_be_charged_anew(reserved: tuple[Ledger, Reservation], tmp_path: Path) -> None:
