@@ -40,7 +40,7 @@ def precise_mean(noisy: Sequence[tuple[float, float]]) -> float:
 
 
 def together(first: Vocabulary | None, second: Vocabulary) -> Vocabulary:
-    """Values of either look. Counts of a value that both found are averaged by their precision."""
+    """Values of either look. Counts of a value that both found are averaged by their precision; sigma is the largest of any."""
     if first is None:
         return second
     weight = second.sigma**-2 / (first.sigma**-2 + second.sigma**-2)
@@ -48,10 +48,13 @@ def together(first: Vocabulary | None, second: Vocabulary) -> Vocabulary:
     for value, count in zip(second.values, second.counts.tolist(), strict=True):
         counts[value] = weight * count + (1 - weight) * counts.get(value, count)
     ordered = sorted(counts, key=lambda value: (-counts[value], str(value)))
+    noise = [(first.sigma**-2 + second.sigma**-2) ** -0.5]
+    noise += [first.sigma] if set(first.values) - set(second.values) else []
+    noise += [second.sigma] if set(second.values) - set(first.values) else []
     return Vocabulary(
         values=tuple(ordered),
         counts=np.array([counts[value] for value in ordered], np.float64),
-        sigma=second.sigma,
+        sigma=max(noise),
         threshold=second.threshold,
     )
 

@@ -66,7 +66,7 @@ from dpsynth.privacy.source import ROWS_PER_UNIT, Coding, FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable, Vocabulary
 from dpsynth.schema import Column, Kind, Schema
 from dpsynth.sources import SourceColumn
-from dpsynth.split import Split
+from dpsynth.split import COUNTED_PART, Split
 from dpsynth.values import as_label
 
 Treatment = Literal["modelled", "scrubbed text", "fake", "id", "unit id", "determined"]
@@ -442,7 +442,10 @@ class _Learner:
             budget = self.table.account.left.mu_squared - self.split.gate * self.total
         # Columns of labels first: their totals say how many intervals a number line is worth.
         lines = [c for c in modelled if c.kind in SCALES]
-        fine = self._count([self._cells(c, 0) for c in modelled if c not in lines], budget / max(d, 1))
+        labels = [c for c in modelled if c not in lines]
+        found = [c for c in labels if d > 1 and c.name in self.vocabularies]  # counted once already
+        fine = self._count([self._cells(c, 0) for c in labels if c not in found], budget / max(d, 1))
+        fine += self._count([self._cells(c, 0) for c in found], COUNTED_PART * budget / max(d, 1))
         self.totals += [total_of(m) for _, m in fine]
         pieces = intervals_worth(precise_mean(self.totals), sigma) if self.totals else MAX_INTERVALS
         cells = [self._cells(c, pieces) for c in lines]
@@ -454,19 +457,21 @@ class _Learner:
             raise SchemaError("no column is left to model: all hold identifiers")
         order = {c.name: i for i, c in enumerate(modelled)}
         fine.sort(key=lambda pair: order.get(pair[0].column, len(order)))
-        fine = [(c, self._combine(c, m)) for c, m in fine]
         self.totals += [total_of(m) for c, m in fine if isinstance(c, LineCells)]
         n_units = precise_mean(self.totals)
         # The noise that one table of a pair will carry, to choose how many groups a column is worth.
         pairs = min(4 * len(fine), len(fine) * (len(fine) - 1) // 2)
         pair_sigma = math.sqrt(max(pairs, 1) / max(0.55 * self.total, 1e-300))
-        codecs = []
+        codecs, counted = [], []
         for c, m in fine:
+            both = self._combine(c, m)
+            counted.append(both)
             column = next((o for o in modelled if o.name == c.column), None)
             codec = codec_from(
                 c,
-                m.values,
-                m.sigma,
+                both.values,
+                both.sigma,
+                other_sigma=m.sigma,
                 total=n_units,
                 quantiles=3 * groups_worth(n_units, pair_sigma) // 2,
                 least=max(LEAST_SHARE, min(0.5 * pair_sigma / max(n_units, 1.0), 0.1)),
@@ -479,7 +484,7 @@ class _Learner:
         by_name = {c.column: c for c in codecs}
         by_name = Rules(constraints=self.constraints, columns={c.name: c for c in columns}, codecs=by_name).aligned()
         histograms = {}
-        for codec, (_, m) in zip(by_name.values(), fine, strict=True):
+        for codec, m in zip(by_name.values(), counted, strict=True):
             grouped = np.bincount(codec.groups, weights=m.values, minlength=codec.size).astype(np.float64)
             histograms[codec.column] = Measurement(values=grouped, sigma=m.sigma)
         return self._domain(columns, by_name, histograms, n_units)
@@ -524,7 +529,8 @@ class _Learner:
         return LineCells(column.name, scale, tuple(atoms), tuple(np.union1d(places, within).tolist()), step)
 
     def _combine(self, cells: FineCells, measured: Measurement) -> Measurement:
-        """The one-way counts together with the vocabulary's, where both count the same labels (inverse variance)."""
+        """The one-way counts together with the vocabulary's, where both count the same labels (inverse variance); sigma is that
+        of these labels."""
         found = self.vocabularies.get(cells.column)
         if found is None or not isinstance(cells, LabelCells) or not found.values:
             return measured
@@ -532,7 +538,7 @@ class _Learner:
         w = measured.sigma**-2 / (measured.sigma**-2 + found.sigma**-2)
         k = len(found.values)
         values[:k] = w * values[:k] + (1 - w) * found.counts
-        return Measurement(values=values, sigma=measured.sigma)
+        return Measurement(values=values, sigma=(measured.sigma**-2 + found.sigma**-2) ** -0.5)
 
     def _domain(
         self, columns: list[Column], by_name: dict[str, Codec], histograms: dict[str, Measurement], n_units: float

@@ -61,6 +61,8 @@ GATE_PARTS = {"candidates": 0.25, "independent": 0.1, "pairs": 0.2, "groups": 0.
 RESOLUTIONS = (None, 10, 5)
 # A column of numbers with at most this many whole values has a cell for each (as in `learn`).
 WHOLE = 512
+# Of its share of the one-way stage, what a column of labels gets whose values were looked for: they have been counted once.
+COUNTED_PART = 0.35
 # Pairs of columns looked at: all of them up to 200 columns.
 MAX_PAIRS = 20_000
 # A count column whose noise is more than this share of all units tells little.
@@ -339,6 +341,10 @@ def plan(
     if "vocabulary" in shares:
         worded = sum(c.kind in (None, "categorical", "text") for c in _worded(schema))
         shares["vocabulary"] = split.vocabulary_of(worded, queries["vocabulary"] - worded)
+    asked: dict[str, float] = dict(queries)
+    if queries["pairs"]:
+        asked["one-way"] -= (1 - COUNTED_PART) * len(_labels_looked_for(schema))
+        shares["one-way"] *= asked["one-way"] / queries["one-way"]
     rest = "pairs" if queries["pairs"] else "one-way"
     left = 1 - math.fsum(shares.values())
     texts = sum(c.kind == "text" for c in _modelled(schema))
@@ -351,7 +357,7 @@ def plan(
             phase=PHASES[stage],
             share=shares[stage],
             queries=queries[stage],
-            sigma=math.sqrt(queries[stage] / (shares[stage] * cost.mu_squared)),
+            sigma=math.sqrt(asked[stage] / (shares[stage] * cost.mu_squared)),
             detail=detail,
         )
         for stage, detail in STAGES.items()
@@ -402,6 +408,12 @@ def _worded(schema: Schema) -> list[Column]:
     return [c for c in _looked_at(schema) if c.categories is None and c.kind != "boolean"]
 
 
+def _labels_looked_for(schema: Schema) -> set[str]:
+    """Columns of labels whose values are looked for, and so counted, before the one-way stage; those of no kind may be such."""
+    worded = {c.name for c in _worded(schema) if c.kind in (None, "categorical", "text")}
+    return worded & {c.name for c in _modelled(schema)}
+
+
 def _queries(schema: Schema) -> dict[str, int]:
     """How many queries each stage asks. A vector of scores that shares one noise scale counts once for each score."""
     looked_at = _looked_at(schema)
@@ -432,9 +444,13 @@ def _unknowns(column: Column) -> int:
 def _column_cells(schema: Schema, lines: Iterable[PlanLine], cost: Cost, n_rows: int | None) -> Iterator[CellPlan]:
     """The histogram of each column; the one thing that is not known before is how many values an undeclared column has."""
     stages = {line.stage: line for line in lines}
-    sigma, words = stages["one-way"].sigma, stages.get("vocabulary")
+    alone, words = stages["one-way"].sigma, stages.get("vocabulary")
+    worded = _labels_looked_for(schema)
     for column in _modelled(schema):
-        cells = _cells(column, sigma, n_rows)
+        sigma = alone
+        if column.name in worded and words is not None and "pairs" in stages:
+            sigma = (COUNTED_PART * alone**-2 + words.sigma**-2) ** -0.5  # both counts together
+        cells = _cells(column, alone, n_rows)
         seen_from = None
         if cells is None and words is not None:
             z = -NormalDist().inv_cdf(cost.delta / words.queries)

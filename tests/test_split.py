@@ -15,7 +15,7 @@ from rich.console import Console
 import dpsynth
 from dpsynth import Column, Schema
 from dpsynth.privacy.events import Gaussian, StabilityHistogram
-from dpsynth.split import PHASES, STAGES, BudgetPlan
+from dpsynth.split import COUNTED_PART, PHASES, STAGES, BudgetPlan
 
 WIDE = Schema(
     [
@@ -51,7 +51,12 @@ def test_a_plan_is_what_a_fit_does() -> None:
     sigmas = {line.stage: line.sigma for line in plan.lines}
     one_way = [e for e in events if isinstance(e, Gaussian) and e.stage == "one-way"]
     words = [e for e in events if isinstance(e, StabilityHistogram)]
-    assert len(one_way) == 4 and all(e.sigma / e.sensitivity == pytest.approx(sigmas["one-way"]) for e in one_way)
+    noise = {e.label: e.sigma / e.sensitivity for e in one_way}
+    assert noise["four"] == pytest.approx(sigmas["one-way"]) and len(noise) == 4
+    for name in ("one", "two", "three"):  # counted already when their values were found
+        assert noise[name] == pytest.approx(sigmas["one-way"] / COUNTED_PART**0.5)
+        together = next(c.sigma for c in plan.columns if c.columns == (name,))
+        assert together == pytest.approx((noise[name] ** -2 + sigmas["vocabulary"] ** -2) ** -0.5)
     assert len(words) == 3 and all(e.sigma / e.sensitivity == pytest.approx(sigmas["vocabulary"]) for e in words)
     planned = {c.columns[0]: c.seen_from for c in plan.columns}
     for event in words:

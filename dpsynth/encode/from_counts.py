@@ -34,6 +34,7 @@ def codec_from(
     counts: FloatArray,
     sigma: float,
     *,
+    other_sigma: float | None = None,
     total: float,
     quantiles: int,
     least: float,
@@ -44,21 +45,23 @@ def codec_from(
 ) -> Codec:
     """Shares and groups of fine cells.
 
-    counts: noisy counts, shape (cells.size,), of noise sd `sigma`.  total: what they should sum to, as far as one can see.
+    counts: noisy counts, shape (cells.size,), of noise sd `sigma`.  other_sigma: that of other labels and missing cells, where it
+        differs.  total: what they should sum to, as far as one can see.
     quantiles, least: see `line_groups`; least also for labels.  nullable: None = learned.
     coarse: what to expect inside a group where the noise hides it.  trim: cut ends that hold nothing, as far as one can see.
     tentative: atoms that were not bought but guessed; those that do not stand out go back into the interval around them.
     """
     known, missing = counts[: cells.missing], float(counts[cells.missing])
+    other_sigma = other_sigma or sigma
     if isinstance(cells, LineCells):
         weights, groups = _line(cells, _settled(cells, known, sigma, tentative), sigma, quantiles, least, coarse, trim)
     else:
-        weights, groups = _labels(cells, known, sigma, total - max(missing, 0.0), least)
+        weights, groups = _labels(cells, known, sigma, other_sigma, total - max(missing, 0.0), least)
     nothing = not _seen(known[weights > 0], sigma) and known.sum() <= SIGNIFICANT * sigma * np.sqrt(len(known))
-    if nullable is not False and missing > SIGNIFICANT * sigma and nothing:
+    if nullable is not False and missing > SIGNIFICANT * other_sigma and nothing:
         weights = np.zeros(len(weights))  # a column of missing cells, as far as one can see
     if nullable is None:
-        nullable = missing > SIGNIFICANT * sigma or not weights.sum() > 0
+        nullable = missing > SIGNIFICANT * other_sigma or not weights.sum() > 0
     shares = np.append(weights, max(missing, 0.0) if nullable else 0.0)
     if not shares.sum() > 0:  # the noise drowned all of it
         shares[-1 if nullable or not len(weights) else slice(0, -1)] = 1.0
@@ -154,11 +157,11 @@ def _joined(groups: IntArray, weights: FloatArray) -> IntArray:
 
 
 def _labels(
-    cells: LabelCells, known: FloatArray, sigma: float, total: float, least: float
+    cells: LabelCells, known: FloatArray, sigma: float, other_sigma: float, total: float, least: float
 ) -> tuple[FloatArray, IntArray]:
     # Other labels than the declared or found ones get nothing where they do not stand out.
     weights = np.append(pooled(known[: cells.other], sigma, total), max(known[cells.other], 0.0))
-    if known[cells.other] <= SIGNIFICANT * sigma:
+    if known[cells.other] <= SIGNIFICANT * other_sigma:
         weights[cells.other] = 0.0
     groups = label_groups(weights, MAX_LABELS, least)
     if weights[cells.other] == 0:  # nothing is drawn of it: a code of its own would only make every table larger

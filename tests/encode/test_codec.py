@@ -281,6 +281,18 @@ def test_a_run_across_an_atom_ends_at_it_where_nothing_is_seen_beyond() -> None:
     assert seen.shares[3] > 0
 
 
+def test_labels_may_be_better_known_than_what_is_missing() -> None:
+    cells = LabelCells("c", ("a", "b", "c"))
+    counts = np.array([900.0, 60.0, 30.0, 40.0, 40.0])  # three labels, others, missing
+    known = [
+        codec_from(cells, counts, 5.0, other_sigma=s, total=1070.0, quantiles=8, least=0.0, nullable=None)
+        for s in (20.0, 5.0)
+    ]
+    assert known[0].shares[3] == known[0].shares[4] == 0  # two sd: nothing is seen
+    assert known[0].shares[:3] == pytest.approx(counts[:3] / 990)  # and none of the labels is pooled
+    assert min(known[1].shares[3:]) > 0
+
+
 def test_labels_that_noise_hides_share_what_is_left_of_the_total() -> None:
     rng = np.random.default_rng(3)
     truth = np.array([9000.0, *[20.0] * 40])

@@ -1,0 +1,30 @@
+"""What is concluded from noisy answers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dpsynth.conclusions import together
+from dpsynth.privacy.table import Vocabulary
+
+
+def found(sigma: float, **counts: float) -> Vocabulary:
+    return Vocabulary(values=tuple(counts), counts=np.array([*counts.values()]), sigma=sigma, threshold=50.0)
+
+
+def test_two_looks_are_averaged_by_precision_and_say_the_largest_noise_of_any_value() -> None:
+    both = together(found(30.0, a=900.0, b=400.0), found(40.0, a=950.0, b=350.0))
+    assert both.values == ("a", "b") and both.sigma == pytest.approx(24.0)
+    assert both.counts == pytest.approx([0.64 * 900 + 0.36 * 950, 0.64 * 400 + 0.36 * 350])
+    assert together(found(30.0, a=900.0, b=400.0), found(90.0, a=900.0)).sigma == 30.0  # b by the first alone
+    assert together(found(30.0, a=900.0), found(10.0, a=900.0, c=60.0)).sigma == 10.0  # c by the second alone
+
+
+def test_the_looks_noise_is_what_it_is_said_to_be() -> None:
+    rng = np.random.default_rng(2)
+    drawn = [
+        together(found(30.0, a=1000 + rng.normal(0, 30)), found(40.0, a=1000 + rng.normal(0, 40))).counts[0]
+        for _ in range(4000)
+    ]
+    assert np.std(drawn) == pytest.approx(24.0, rel=0.06)
