@@ -41,6 +41,9 @@ PatternsOnly = Annotated[
     bool, typer.Option("--patterns-only", help="Find identifiers by form alone, without models. The statement says so.")
 ]
 
+TableName = Annotated[str | None, typer.Option("--table", help="Table of the database or DuckDB file.")]
+DATA = "CSV or Parquet file, folder of them, DuckDB file, or URL of a database."
+
 EXIT_CODES: dict[type[DpsynthError], int] = {GateFailed: 3, BudgetExceeded: 4, VerificationError: 5}
 
 
@@ -92,6 +95,19 @@ def _out(as_json: bool, body: Any, *shown: Any) -> None:
             stdout().print(value)
 
 
+def _named(data: str, table: str | None) -> Any:
+    """What --table adds to a source. Raises SchemaError where it has no tables."""
+    from dpsynth.sources import SQL, DuckDB
+
+    if table is None:
+        return data
+    if "://" in data:
+        return SQL(data, table=table)
+    if data.endswith((".duckdb", ".ddb")):
+        return DuckDB(data, table=table)
+    raise SchemaError("--table goes with the URL of a database or a .duckdb file")
+
+
 def _new_folder(path: Path) -> None:
     """Make a folder that is to be written to, before anything is spent. Raises SchemaError where it has contents."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -110,10 +126,11 @@ def _options(
 
 @app.command()
 def fit(
-    data: Annotated[str, typer.Argument(help="CSV or Parquet file.")],
+    data: Annotated[str, typer.Argument(help=DATA)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the model.")],
     epsilon: Epsilon,
     delta: Delta = 1e-6,
+    table: TableName = None,
     schema: Annotated[Path | None, typer.Option(help="JSON file of public facts.")] = None,
     unit: Annotated[str | None, typer.Option(help="Column that names the privacy unit.")] = None,
     max_rows_per_unit: Annotated[int | None, typer.Option(help="Most rows a unit contributes.")] = None,
@@ -132,9 +149,10 @@ def fit(
     from dpsynth.report.terminal import budget_table
     from dpsynth.synthesize import fit as run
 
+    source = _named(data, table)
     _new_folder(out)
     synth = run(
-        data,
+        source,
         epsilon=epsilon,
         delta=delta,
         schema=schema,
@@ -190,7 +208,8 @@ def _pair(text: str) -> tuple[str, str]:
 
 @app.command()
 def scan(
-    data: Annotated[str, typer.Argument(help="CSV or Parquet file.")],
+    data: Annotated[str, typer.Argument(help=DATA)],
+    table: TableName = None,
     schema: Annotated[Path | None, typer.Option(help="JSON file of public facts; what it declares decides.")] = None,
     against: Annotated[str | None, typer.Option(help="A synthetic table: what of DATA stands in it?")] = None,
     audit: Annotated[Path | None, typer.Option(help="Log to append the decisions to; it holds no value.")] = None,
@@ -201,10 +220,11 @@ def scan(
     from dpsynth.detect import copies
     from dpsynth.detect import scan as run
 
+    source = _named(data, table)
     if against is not None:
-        _out(as_json, copies(data, against, schema))
+        _out(as_json, copies(source, against, schema))
         return
-    report = run(data, schema, patterns_only=patterns_only)
+    report = run(source, schema, patterns_only=patterns_only)
     if audit is not None:
         report.audit(audit)
     _out(as_json, report)
@@ -227,10 +247,11 @@ def plan(
 
 @app.command()
 def evaluate(
-    real: Annotated[str, typer.Argument(help="The real table.")],
+    real: Annotated[str, typer.Argument(help=f"The real table: {DATA}")],
     synthetic: Annotated[
         str | None, typer.Argument(help="The synthetic table; may be left out with --generations.")
     ] = None,
+    table: Annotated[str | None, typer.Option("--table", help="Table of REAL, a database or DuckDB file.")] = None,
     holdout: Annotated[str | None, typer.Option(help="Real rows that were not learned from.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the internal report.")] = None,
     generations: Annotated[
@@ -253,10 +274,11 @@ def evaluate(
 
     if synthetic is None and generations is None:
         raise SchemaError("a synthetic table to compare with is missing (or --generations)")
-    found: FidelityReport | Collapse | None = None if synthetic is None else run(real, synthetic, holdout)
+    source = _named(real, table)
+    found: FidelityReport | Collapse | None = None if synthetic is None else run(source, synthetic, holdout)
     if generations is not None:
         each = {"unit": unit, "max_rows_per_unit": max_rows_per_unit, "ledger": ledger, "dataset": dataset}
-        collapsed = _collapse(real, generations, epsilon, delta, mix, each)
+        collapsed = _collapse(source, generations, epsilon, delta, mix, each)
         found = replace(found, generations=collapsed) if isinstance(found, FidelityReport) else collapsed
     assert found is not None
     if html is not None:
@@ -264,7 +286,7 @@ def evaluate(
     _out(as_json, found, found, *([f"The internal report is {html}: keep it inside."] if html else []))
 
 
-def _collapse(real: str, generations: int, epsilon: float | None, delta: float, mix: bool, each: dict[str, Any]) -> Any:
+def _collapse(real: Any, generations: int, epsilon: float | None, delta: float, mix: bool, each: dict[str, Any]) -> Any:
     """The generations, after it was said what they cost."""
     from dpsynth.console import stderr
     from dpsynth.generations import collapse, total_cost

@@ -179,6 +179,9 @@ class Total:
     """`total` is the sum of `parts`; missing where one of them is. Costs nothing: the total is made from its parts.
 
     Numbers or timedeltas; or a datetime that is one datetime plus timedeltas: `Total("end", ("start", "duration"))`.
+
+    >>> print(dpsynth.Total("paid", ["wage", "bonus"]))
+    paid = wage + bonus
     """
 
     total: str
@@ -285,6 +288,9 @@ class Ordered:
     """`low` is never above `high`, where both are known: two numbers, two dates or two timedeltas.
 
     strict: they are never equal, either.
+
+    >>> print(dpsynth.Ordered("admitted", "discharged"))
+    admitted <= discharged
     """
 
     low: str

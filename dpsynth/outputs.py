@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,8 @@ from dpsynth.privacy.errors import SchemaError
 from dpsynth.sources import SQL, extras
 
 Frame = Literal["pandas", "polars", "pyarrow"]
+# Rows of a partition that an executor draws.
+SPREAD_ROWS = 2**18
 
 _CARD = """---
 configs:
@@ -38,11 +41,33 @@ def as_frame(table: pd.DataFrame, frame: Frame) -> Any:
     if frame == "pandas":
         return table
     if frame not in ("polars", "pyarrow"):
-        raise SchemaError("frame must be 'pandas', 'polars' or 'pyarrow'")
+        raise SchemaError("frame must be 'pandas', 'polars', 'pyarrow' or a SparkSession")
     import pyarrow as pa
 
     arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
     return arrow if frame == "pyarrow" else extras.load("polars").from_arrow(arrow)
+
+
+def is_session(frame: Any) -> bool:
+    return type(frame).__module__.split(".")[0] == "pyspark" and hasattr(frame, "range")
+
+
+def spread(
+    session: Any,
+    draw: Callable[[int], pd.DataFrame],
+    facts: Iterable[ColumnFacts],
+    parts: int,
+    marks: dict[str, str],
+) -> Any:
+    """A Spark DataFrame of so many partitions, of which executors draw each by its number: the driver holds no row."""
+    from dpsynth.sources.spark import drawn_frame
+
+    schema = _schema(facts, marks)
+    return drawn_frame(session, partial(_drawn, draw, schema), schema, parts)
+
+
+def _drawn(draw: Callable[[int], pd.DataFrame], schema: Any, part: int) -> Any:
+    return _arrow(draw(part), schema)
 
 
 def write(tables: Iterable[pd.DataFrame], facts: Iterable[ColumnFacts], to: Any, marks: dict[str, str]) -> None:

@@ -26,6 +26,15 @@ class Schema:
     """The public facts of a table: its columns in order, and the constraints that every row obeys.
 
     Facts that a constraint implies (the values that a declared mapping names) are filled in.
+
+    >>> age = dpsynth.Column("age", "numeric", bounds=(0, 110), integer=True)
+    >>> group = dpsynth.Column("group", "categorical")
+    >>> by_age = dpsynth.Determines("age", "group", mapping={(0, 17): "child", (18, 110): "adult"})
+    >>> schema = dpsynth.Schema([age, group], constraints=[by_age])
+    >>> schema.names
+    ('age', 'group')
+    >>> schema["group"].categories
+    ('child', 'adult')
     """
 
     columns: tuple[Column, ...]

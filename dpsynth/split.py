@@ -329,6 +329,11 @@ def plan(
     n_rows: the number of units, if it is *public*, to set the noise in proportion to what a cell holds.  gate: that of the fit.
     Columns without a kind are planned for as if all about them had to be learned.
     Raises SchemaError where there is nothing to model, PrivacyError where delta is not below 1 / n_rows.
+
+    >>> schema = dpsynth.Schema([dpsynth.Column("age", "numeric", bounds=(0, 110)), dpsynth.Column("city")])
+    >>> plan = dpsynth.plan(schema, epsilon=1.0, n_rows=20_000)
+    >>> round(sum(line.share for line in plan.lines), 9)
+    1.0
     """
     split = split or Split()
     cost = budget_of(epsilon, delta)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from dpsynth.enforce import Rules
 from dpsynth.generate import conditions_of, draw, made_up_ids, table_of, unit_weights, values_of
 from dpsynth.learn import ColumnFacts, Domain
 from dpsynth.models.protocol import TableModel, TextModel
-from dpsynth.outputs import Frame, as_frame, write
+from dpsynth.outputs import SPREAD_ROWS, Frame, as_frame, is_session, spread, write
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray
 from dpsynth.privacy.statement import PrivacyStatement
@@ -98,7 +99,7 @@ class Synthesizer:
         where: Mapping[str, Any] | None = None,
         balance: str | None = None,
         seed: int | None = None,
-        frame: Frame | None = None,
+        frame: Frame | Any = None,
     ) -> Any:
         """Synthetic rows in the input's frame type, columns, order and dtypes. Free: as often as you like.
 
@@ -107,9 +108,11 @@ class Synthesizer:
         balance: a column of labels, each of which that is known to occur is to be as frequent as any other. What else stands in a row
         still fits its label.
         seed: makes the draw repeatable; it has no part in privacy.  frame: "pandas", "polars" or "pyarrow", in types learned under DP,
-        instead of the input's frame and dtypes.
-        Raises SchemaError for a column or value that cannot be conditioned on.
+        instead of the input's frame and dtypes; or a SparkSession, for a Spark DataFrame whose partitions the executors draw.
+        Raises SchemaError for a column or value that cannot be conditioned on; ModelError where texts are to be written in a cluster.
         """
+        if is_session(frame):
+            return self._spread(frame, self.n_rows if n is None else _checked(n), dict(where or {}), seed, balance)
         table = self._table(n, dict(where or {}), seed, balance)
         if frame is not None:
             table = as_frame(table, frame)
@@ -124,7 +127,7 @@ class Synthesizer:
 
     def chunks(self, n: int | None = None, *, seed: int | None = None, rows: int = 2**20) -> Iterator[pd.DataFrame]:
         """`sample_typed`, at most `rows` rows at a time: for more rows than memory holds. Each chunk is drawn by itself; units and
-        ids are numbered on.
+        ids are numbered on, units with gaps.
         """
         if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
             raise SchemaError("rows must be a whole number of at least 1")
@@ -133,18 +136,30 @@ class Synthesizer:
             yield self.sample_typed(n, seed=seed)
             return
         first = secrets.randbits(63) if seed is None else seed
-        before, units = 0, 0
-        for i, start in enumerate(range(0, total, rows)):
-            own = int(np.random.default_rng([first, i]).integers(2**63 - 1))
-            table = self.sample_typed(min(rows, total - start), seed=own)
-            for fact in self.domain.facts:
-                if fact.treatment == "unit id":
-                    table[fact.column.name] += units
-                    units = int(table[fact.column.name].max())
-                elif fact.treatment == "id":
-                    table[fact.column.name] = made_up_ids(fact.column.name, before, len(table))
-            before += len(table)
-            yield table
+        for i in range(-(-total // rows)):
+            yield _part_of(self, first, total, rows, {}, None, i)
+
+    def _chunk(
+        self, i: int, first: int, start: int, n: int, where: dict[str, Any], balance: str | None
+    ) -> pd.DataFrame:
+        """Chunk i of a long table, which begins at row `start`: by itself, wherever it is drawn."""
+        table = self._table(n, where, int(np.random.default_rng([first, i]).integers(2**63 - 1)), balance)
+        for fact in self.domain.facts:
+            if fact.treatment == "unit id":
+                table[fact.column.name] += start  # the rows before hold no more units than that
+            elif fact.treatment == "id":
+                table[fact.column.name] = made_up_ids(fact.column.name, start, n)
+        marked: pd.DataFrame = mark(table, self.privacy.run)
+        return marked
+
+    def _spread(self, session: Any, n: int, where: dict[str, Any], seed: int | None, balance: str | None) -> Any:
+        """A Spark DataFrame of n rows. What executors get is what `save` writes: the model, and nothing of the input's looks."""
+        if self.writers:
+            raise ModelError("texts are not written in a cluster; use write(), or sample without frame=")
+        conditions_of(self.domain, where, balance)  # refuses here what executors would refuse
+        first = secrets.randbits(63) if seed is None else seed
+        draw = partial(_part_of, replace(self, layout=None), first, n, SPREAD_ROWS, where, balance)
+        return spread(session, draw, self.domain.facts, -(-n // SPREAD_ROWS), {MARK: self.privacy.run})
 
     def write(self, to: Any, n: int | None = None, *, seed: int | None = None, rows: int = 2**20) -> None:
         """Write synthetic rows in chunks of `rows`, in types learned under DP; all of them or none.
@@ -187,12 +202,12 @@ class Synthesizer:
     def _table(
         self, n: int | None, where: dict[str, Any], seed: int | None, balance: str | None = None
     ) -> pd.DataFrame:
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0):
-            raise SchemaError("n must be a whole number of rows, 0 or more")
+        if n is not None:
+            n = _checked(n)
         if seed is None:
             own = n is None and not where and balance is None
             seed = self.seed if own else secrets.randbits(63)
-        return self._drawn(self.n_rows if n is None else int(n), where, seed, balance)[0]
+        return self._drawn(self.n_rows if n is None else n, where, seed, balance)[0]
 
     def _drawn(
         self, n: int, where: dict[str, Any], seed: int, balance: str | None = None
@@ -245,6 +260,19 @@ class Synthesizer:
             (folder / "model.json").write_text(text, encoding="utf-8")
         except OSError as error:
             raise ModelError(f"the model cannot be written: {error.strerror}") from None
+
+
+def _checked(n: Any) -> int:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+        raise SchemaError("n must be a whole number of rows, 0 or more")
+    return int(n)
+
+
+def _part_of(
+    synth: Synthesizer, first: int, n: int, rows: int, where: dict[str, Any], balance: str | None, i: int
+) -> pd.DataFrame:
+    """Part i of n rows that are drawn `rows` at a time."""
+    return synth._chunk(i, first, i * rows, min(rows, n - i * rows), where, balance)
 
 
 def load(path: str | Path) -> Synthesizer:

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import sqlalchemy
 
 from tests.conftest import mixed_table
 
@@ -38,6 +40,22 @@ def test_verify_sample_and_evaluate(desk: Path) -> None:
     assert sampled.returncode == 0 and (desk / "s.csv").read_text().count("old") == 50
     report = dpsynth("evaluate", "t.csv", "out/data.csv", "--html", "r.html", "--json", cwd=desk)
     assert json.loads(report.stdout)["synthetic"]["tv2"] < 0.2 and (desk / "r.html").exists()
+
+
+def test_a_table_of_a_database(desk: Path) -> None:
+    table = pd.read_csv(desk / "t.csv")
+    engine = sqlalchemy.create_engine(f"sqlite:///{desk / 'people.sqlite'}")
+    table.to_sql("people", engine, index=False)
+    engine.dispose()
+    named = ("sqlite:///people.sqlite", "--table", "people")
+    fit = dpsynth("fit", *named, "--out", "by-table", "-e", "3", "--ledger", "t.db", "--patterns-only", cwd=desk)
+    assert fit.returncode == 0, fit.stderr
+    scanned = dpsynth("scan", *named, "--patterns-only", "--json", cwd=desk)
+    assert scanned.returncode == 0 and "group" in scanned.stdout
+    missing = dpsynth("evaluate", "sqlite:///people.sqlite", "t.csv", "--table", "nobody", cwd=desk)
+    assert missing.returncode == 2 and "NoSuchTableError" in missing.stderr
+    no_database = dpsynth("fit", "t.csv", "--table", "people", "--out", "never", "-e", "1", cwd=desk)
+    assert no_database.returncode == 2 and "--table goes with" in no_database.stderr and not (desk / "never").exists()
 
 
 def test_budget_commands(desk: Path) -> None:

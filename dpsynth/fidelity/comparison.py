@@ -26,7 +26,7 @@ class Comparison:
         self.values = (base.values, other.values)
         sides = (base.codes, other.codes)
         self.one = {a: tuple(shares(side[a], sizes[a]) for side in sides) for a in self.names}
-        self.tv1 = {a: tv(*shares) for a, shares in self.one.items()}
+        self.tv1 = {a: tv(*both) for a, both in self.one.items()}
         self.tv2: dict[tuple[str, str], float] = {}
         self.association: dict[tuple[str, str], tuple[float, float]] = {}
         for a, b in itertools.combinations(self.names, 2):
@@ -49,7 +49,7 @@ class Comparison:
         return (float(real.mean()), float(other.mean())), (float(real.std()), float(other.std()))
 
     def missing(self, name: str) -> tuple[float, float]:
-        real, other = (float(shares[-1]) for shares in self.one[name])
+        real, other = (float(side[-1]) for side in self.one[name])
         return real, other
 
     def triples(self) -> float:

@@ -1,7 +1,7 @@
 """What dpsynth made is known as such: a fit on its own output must be asked for.
 
 The mark is the id of the run that made the rows. pandas frames carry it in `attrs`, Arrow tables and Parquet files in the metadata of
-their schema, a release folder in its manifest. It is a help against mistakes, no defence: a CSV file outside its release folder, a
+their schema, Spark DataFrames in those of a column, a release folder in its manifest. It is a help against mistakes, no defence: a CSV file outside its release folder, a
 table in a database, and what is made of a polars frame have no place for it. Of these, a ledger in which a release was booked still
 knows the whole of its rows again (`Ledger.released`).
 """
@@ -50,8 +50,11 @@ def made_by(data: Any) -> str | None:
 
 
 def _of_spark(frame: Any) -> str | None:
-    """Of a Spark DataFrame: by the files that it reads, where they lie on this machine."""
+    """Of a Spark DataFrame: by a column, or by the files that it reads, where they lie on this machine."""
     try:
+        named = [field.metadata[MARK] for field in frame.schema.fields if MARK in (field.metadata or {})]
+        if named:
+            return str(named[0])
         files = [urlsplit(file) for file in frame.inputFiles()[:1]]
     except Exception:  # reading it will say what is wrong
         return None

@@ -126,6 +126,20 @@ def hold_frame(frame: Any, unit: str | None) -> SparkRows:
     return SparkRows(columns=columns, contents=contents, unit=unit, frame=held.drop(_CONTENT))
 
 
+def drawn_frame(session: Any, draw: Callable[[int], pa.Table], schema: pa.Schema, parts: int) -> Any:
+    """A Spark DataFrame of synthetic rows: partition i is draw(i), made by an executor whenever it is asked for, always the same.
+
+    schema: of what is drawn; its metadata become those of the first column, for Spark's tables have none.
+    """
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    made = from_arrow_schema(schema, prefer_timestamp_ntz=True)
+    if made.fields:
+        made.fields[0].metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+    numbers = session.range(0, parts, 1, max(parts, 1))
+    return numbers.mapInArrow(_told(_drawn, draw), made)
+
+
 class SparkSource:
     """The counting protocol over a snapshot in the cluster. See `MemorySource`.
 
@@ -478,6 +492,12 @@ def _rewritten(tables: Tables, asked: tuple[str, Rewrite]) -> Iterator[pa.Record
         again = Strings(cells.codes, np.array(function(list(cells.uniques)), dtype=object))
         table = table.set_column(table.column_names.index(place), place, _column(again))
         yield from table.to_batches()
+
+
+def _drawn(tables: Tables, draw: Callable[[int], pa.Table]) -> Iterator[pa.RecordBatch]:
+    for table in tables:
+        for part in table.column(0).to_pylist():
+            yield from draw(part).to_batches(max_chunksize=10_000)
 
 
 def _sparse(query: int, total: IntArray) -> pa.RecordBatch:

@@ -344,3 +344,34 @@ def test_what_dpsynth_made_is_known_in_a_frame_that_spark_reads(
     synth.write(tmp_path / "made.parquet", 20)
     with pytest.raises(SchemaError, match="allow_synthetic"):
         fit(session.read.parquet(str(tmp_path / "made.parquet")), dpsynth.Ledger(own_ledger))
+
+
+# -- out of a model ----------------------------------------------------------------------------------------------------
+
+
+def test_executors_draw_the_rows_and_the_driver_holds_none(
+    session: Any, synth: dpsynth.Synthesizer, tmp_path: Path, own_ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpsynth.synthesizer.SPREAD_ROWS", 40)
+    with monkeypatch.context() as patched:
+        patched.setattr(dpsynth.Synthesizer, "_chunk", None)  # as if the driver could not draw
+        drawn = synth.sample(100, frame=session, seed=3)
+        unseeded, other = (synth.sample(60, frame=session).toArrow() for _ in range(2))
+        old = synth.sample(50, frame=session, where={"group": "old"}).toArrow()
+        empty = synth.sample(0, frame=session).toArrow()
+    assert drawn.rdd.getNumPartitions() == 3
+    here = pa.concat_tables(map(pa.Table.from_pandas, synth.chunks(100, seed=3, rows=40)), promote_options="permissive")
+    for _ in range(2):  # drawn anew, the same rows
+        there = drawn.toArrow()
+        assert there.column_names == list(synth.facts) and there.num_rows == 100
+        for name in there.column_names:
+            assert there[name].to_pylist() == here[name].to_pylist(), name
+    assert unseeded.num_rows == 60 and not unseeded.equals(other)
+    assert set(old["group"].to_pylist()) == {"old"} and old.num_rows == 50
+    assert (empty.num_rows, empty.column_names) == (0, list(synth.facts))
+    with pytest.raises(SchemaError, match="no such value"):
+        synth.sample(5, frame=session, where={"group": "nobody"})
+    drawn.write.parquet(str(tmp_path / "made"))
+    for made in (drawn, session.read.parquet(str(tmp_path / "made"))):
+        with pytest.raises(SchemaError, match="allow_synthetic"):
+            fit(made, dpsynth.Ledger(own_ledger))
