@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+# What each says at its end where it went well.
+WANTED = {
+    "database": "Kiel: ",
+    "estimator": "both fits together: epsilon 1.1",
+    "gpu": "differential",
+    "hand_over": "after a change: ok=False",
+    "person_level": "a third is refused",
+    "quickstart": "ok=True",
+    "schema": "rows that break a rule: 0",
+    "spark": "5000 synthetic rows",
+    "text": "tstr_minilm",
+}
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
-def test_there_are_examples() -> None:
-    assert {path.stem for path in EXAMPLES} >= {"quickstart", "person_level"}
+def test_the_readme_has_each_example_once() -> None:
+    listed = re.findall(r"\]\((\w+)\.py\)", (EXAMPLES[0].parent / "README.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == [path.stem for path in EXAMPLES]
 
 
 @pytest.mark.slow
@@ -29,5 +43,6 @@ def test_an_example_runs(path: Path, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    wanted = {"quickstart": "ok=True", "person_level": "a third is refused"}
-    assert wanted.get(path.stem, "") in done.stdout
+    if done.stdout.startswith("left out: "):
+        pytest.skip(done.stdout.strip())
+    assert WANTED[path.stem] in done.stdout
