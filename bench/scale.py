@@ -1,10 +1,12 @@
 """Seconds and peak memory of counting, by rows: a snapshot of Parquet files and a workload of 45 pairs of columns.
 
     python bench/scale.py [--millions 1 10 100] [--folder FOLDER] [--unit] [--json FILE]
+    python bench/scale.py --table FILE.parquet [--millions 1] [--folder FOLDER] [--json FILE]
 
 Makes `millions` x 10^6 rows x 10 columns (six of labels, four of numbers) in files of a million rows, in a process of its own, and
 counts all 45 pairs of the 10 columns through `dpsynth.sources.hold`, as a fit does. Each figure is that of a fresh process: "peak" is its
-largest resident memory, pages of mapped files included. FOLDER (default: a temporary one) needs about 40 MB a million rows, and the
+largest resident memory, pages of mapped files included. With --table the rows are those of a table, drawn with replacement, and all of
+it is measured: `fit` without a schema, with its defaults and epsilon 1; as many synthetic rows written to Parquet; the model saved. FOLDER (default: a temporary one) needs about 40 MB a million rows, and the
 folder for temporary files about 60 MB.
 """
 
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +50,41 @@ def make(folder: Path, millions: int) -> None:
         columns["visits"] = pa.array(rng.poisson(3, FILE_ROWS))
         columns["person"] = pa.array(rng.integers(0, millions * FILE_ROWS // 3, FILE_ROWS))
         pq.write_table(pa.table(columns), path)
+
+
+def resample(table: Path, folder: Path, millions: int) -> None:
+    """Rows of a table, drawn with replacement, in files of a million each; a file that is there already stays."""
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = pq.read_table(table)
+    for i in range(millions):
+        if not (path := folder / f"part-{i:04}.parquet").exists():
+            pq.write_table(rows.take(np.random.default_rng(i).integers(0, rows.num_rows, FILE_ROWS)), path)
+
+
+def whole(folder: Path) -> dict[str, float]:
+    """One measurement of everything from files to files, in this process, which has not imported anything yet."""
+    start = time.perf_counter()
+    import dpsynth
+
+    with tempfile.TemporaryDirectory() as out:
+        synth = dpsynth.fit(folder, epsilon=1.0, ledger=f"sqlite:///{out}/ledger.db", progress=False)
+        fitted = time.perf_counter()
+        synth.write(f"{out}/synthetic.parquet")
+        written = time.perf_counter()
+        synth.save(f"{out}/model")
+        done = time.perf_counter()
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "columns": len(synth.facts),
+        "fit_s": round(fitted - start, 1),
+        "sample_s": round(written - fitted, 1),
+        "save_s": round(done - written, 1),
+        "all_s": round(done - start, 1),
+        "cpu_s": round(spent.ru_utime + spent.ru_stime, 1),
+        "peak_MB": round(peak() / 2**20),
+    }
 
 
 def count(folder: Path, unit: bool) -> dict[str, float]:
@@ -85,28 +123,41 @@ def peak() -> int:
     return most * (1 if sys.platform == "darwin" else 1024)
 
 
+def kind(result: dict[str, Any]) -> tuple[Any, ...]:
+    return result.get("table"), result["millions"], result["unit"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--millions", type=int, nargs="+", default=[1, 10])
+    parser.add_argument("--millions", type=int, nargs="+", default=[1])
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--table", type=Path, help="measure everything, on rows of this table")
     parser.add_argument("--unit", action="store_true", help="bound at two rows per person, three rows each on average")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="add to this file; a result of the same kind is replaced")
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one is not None:
-        print(json.dumps(count(args.one, args.unit)))
+        print(json.dumps(whole(args.one) if args.table else count(args.one, args.unit)))
         return
-    results = []
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
         for millions in args.millions:
-            folder = (args.folder or Path(temporary)) / f"{millions}M"
-            make(folder, millions)
-            call = [sys.executable, __file__, "--one", str(folder), *(["--unit"] if args.unit else [])]
-            done = subprocess.run(call, check=True, capture_output=True, text=True)
-            results.append({"millions": millions, "unit": args.unit} | json.loads(done.stdout))
+            folder = (args.folder or Path(temporary)) / f"{args.table.stem if args.table else ''}{millions}M"
+            call = [sys.executable, __file__, "--one", str(folder)]
+            if args.table:
+                resample(args.table, folder, millions)
+                call += ["--table", str(args.table)]
+            else:
+                make(folder, millions)
+                call += ["--unit"] if args.unit else []
+            done = subprocess.run(call, check=True, stdout=subprocess.PIPE, text=True)
+            what = {"table": args.table.stem} if args.table else {}
+            results.append({"millions": millions, "unit": args.unit} | what | json.loads(done.stdout.splitlines()[-1]))
             print(json.dumps(results[-1]), flush=True)
     if args.json is not None:
-        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        old = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else []
+        kept = [r for r in old if kind(r) not in set(map(kind, results))]
+        args.json.write_text(json.dumps(kept + results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
