@@ -28,6 +28,8 @@ budget = typer.Typer(no_args_is_help=True, help="The ledger: what was spent on w
 keys = typer.Typer(no_args_is_help=True, help="Keys that sign releases.")
 app.add_typer(budget, name="budget")
 app.add_typer(keys, name="keys")
+models = typer.Typer(no_args_is_help=True, help="Public models that texts are read and written with.")
+app.add_typer(models, name="models")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LedgerUrl = Annotated[
@@ -483,3 +485,22 @@ def keys_new(
         {"private_key": str(private), "public_key": str(public)},
         f"private key: {private} (keep it)\npublic key: {public} (give it to who verifies)",
     )
+
+
+@models.command("list")
+def models_list(
+    base: Annotated[str | None, typer.Argument(help="Also a language model of your own: its folder or file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Which of them are there, how large, and whether their files are those that were meant."""
+    from rich.table import Table
+
+    from dpsynth.models.language.catalogue import listed
+    from dpsynth.models.language.pretrained import INSTALL
+
+    found = listed(base)
+    table = Table("model", "does", "package", "licence", "MB", "state")
+    for m in found:
+        table.add_row(m.name, m.role, m.package, m.licence or "?", f"{m.bytes / 1e6:,.0f}" if m.bytes else "", m.state)
+    lacking = any(m.package and m.state in ("missing", "damaged") for m in found)
+    _out(as_json, [asdict(m) for m in found], table, *([f"To get what is lacking: {INSTALL}"] if lacking else []))

@@ -1,6 +1,7 @@
 """Text columns, written by a public language model that DP releases guide.
 
 pretrained   the public models: found, verified, loaded
+catalogue    which of them are there
 words        a public vocabulary, and texts as its words
 embedding    texts as bounded whole-number vectors
 guide        what is bought of a text column, and what follows from it

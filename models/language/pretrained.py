@@ -114,6 +114,16 @@ def own_language_model(base: str, device: str) -> LanguageModel:
         return LanguageModel(name=base, sha256=digest, model=model, tokenizer=load_tokenizer(base))
 
 
+def default_file() -> Path | None:
+    """Where the weights of the default base model are to be; None where its package is not installed."""
+    return _folder(_LM_PACKAGE) / _LM_FILE if importlib.util.find_spec(_LM_PACKAGE) else None
+
+
+def embedder_folder() -> Path | None:
+    """Where the sentence embedder's files are to be; None where its package is not installed."""
+    return _folder(_EMBEDDER_PACKAGE) / "model" if importlib.util.find_spec(_EMBEDDER_PACKAGE) else None
+
+
 def check_embedder() -> Path:
     """The folder of the sentence embedder's files. Raises ModelError where they are not those that this version was made for."""
     folder = _folder(_EMBEDDER_PACKAGE) / "model"
