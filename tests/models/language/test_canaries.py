@@ -78,7 +78,7 @@ def p_value(planted: np.ndarray, others: np.ndarray) -> float:
 
 @pytest.mark.slow
 def test_under_dp_planted_secrets_are_as_unknown_as_others(tiny: str) -> None:
-    noise = 4.0
+    noise = 6.0
     planted, others, written = losses_after(tiny, noise)
     plan = Training(sampling_rate=RATE, steps=STEPS, noise_multiplier=noise, expected_batch=1.0)
     assert 1 < Reserve(adaptive=Cost(), planned=(plan.event,)).epsilon(1e-5) < 4
