@@ -176,7 +176,11 @@ class WatchPlan:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanLine:
-    """One stage: its share of mu^2, its queries, and the noise of one query (sd, in units)."""
+    """One stage: its share of mu^2, its queries, and the noise of one query (sd, in units).
+
+    In the stage "one-way", labels whose values were looked for have `COUNTED_PART` of a query's share, and so more noise than this; with
+    what they were counted before it is less again (see `CellPlan`).
+    """
 
     stage: str
     phase: Phase
