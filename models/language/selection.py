@@ -49,12 +49,14 @@ def cleaned(text: str, *, ended: bool = True) -> str | None:
     return bare
 
 
-def fit_of(guide: Guide, embeddings: npt.NDArray[np.float32]) -> FloatArray:
+def fit_of(guide: Guide, along: npt.NDArray[np.float32]) -> FloatArray:
     """How near texts lie to each group's centroid, shape (texts, groups): cosines, above which one would expect of that group.
+
+    along: the texts' embeddings along the guide's projection.
 
     Groups without rows, as far as one can see, are out of the question: -1.
     """
-    near: FloatArray = guide.projection(embeddings).astype(np.float64) @ guide.centroids.T
+    near: FloatArray = along.astype(np.float64) @ guide.centroids.T
     near[:, guide.groups.counts < LEAST_UNITS] = -1.0
     return near
 
@@ -88,10 +90,11 @@ def chosen(
     alike, of shapes. A text may serve another group than the one it was written for, if it lies nearest to that. A group with too few
     takes the nearest of all.
     """
-    near = fit_of(guide, embeddings)
+    along = guide.projection(embeddings)
+    near = fit_of(guide, along)
     out = np.full(len(wanted), -1, np.int64)
     used = np.zeros(len(made_for), bool)
-    moments = _Moments.of(guide, texts, embeddings)
+    moments = _Moments.of(guide, texts, along)
     nearest = near.argmax(axis=1)
     meant = (near > near[np.arange(len(near)), made_for][:, None]).sum(axis=1) < _NEAREST
     for group in rng.permutation(np.unique(wanted)):
@@ -121,13 +124,13 @@ class _Moments:
     leeway: FloatArray
 
     @classmethod
-    def of(cls, guide: Guide, texts: Sequence[str], embeddings: npt.NDArray[np.float32]) -> _Moments:
+    def of(cls, guide: Guide, texts: Sequence[str], along: npt.NDArray[np.float32]) -> _Moments:
         groups, counts = guide.groups.size, np.maximum(guide.groups.counts, 1.0)[:, None]
         shares = np.maximum(guide.shapes[:SIZE], 0.0)
         shares = shares / max(shares.sum(), 1e-300)
         words = WordRows(guide.column, guide.words).encode(texts).astype(np.float32).toarray() / np.float32(STEPS)
         sets = (
-            (guide.projection(embeddings), guide.sums / counts, guide.sum_sigma / counts + _LEEWAY),
+            (along, guide.sums / counts, guide.sum_sigma / counts + _LEEWAY),
             (words, guide.word_counts / counts, guide.word_sigma / counts + _LEEWAY),
             (PARTS[shapes_of(texts)], (shares @ PARTS)[None, :], _SHAPE_LEEWAY),
         )
