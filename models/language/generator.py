@@ -44,12 +44,6 @@ FEW_LABELS = 128
 ENOUGH_UNITS, ENOUGH_EPSILON = 5000, 2.0
 
 
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _marginals() -> Generator:
     from dpsynth.models.marginals.generator import Marginals
 
@@ -136,7 +130,7 @@ class Language:
             epsilon >= ENOUGH_EPSILON
             and (self.units or 0) >= ENOUGH_UNITS
             and not isinstance(self.table, Training)
-            and _device() != "cpu"
+            and pretrained.fast_device() != "cpu"
         )
 
     def fit(
@@ -232,7 +226,7 @@ class Language:
         plan = planned_training(table.account, stage=STAGE, label=LABEL, clipping_norm=self.tuning.clipping_norm)
         if plan is None:
             return None
-        device = _device()
+        device = pretrained.fast_device()
         lm = pretrained.own_language_model(self.base, device)
         prompts = [tuned_prompt(prompt_of(groups.cells, self.description, ()), column) for column in columns]
         reading = Reading.of(lm, prompts, groups.cells, groups.names(), vocabulary, self.words, self.tuning.max_tokens)

@@ -142,6 +142,13 @@ def load_embedder() -> tuple[Any, Any]:
         return AutoModel.from_pretrained(folder).eval().requires_grad_(False), AutoTokenizer.from_pretrained(folder)
 
 
+def fast_device() -> str:
+    """ "cuda" where there is one, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def fast_type(device: str) -> torch.dtype:
     """The type of numbers in which a device computes fastest."""
     import torch

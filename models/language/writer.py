@@ -124,7 +124,7 @@ class TextWriter:
 
         from dpsynth.models.language.decoding import Sampling, Task, Writer
 
-        lm, prompt = self.language_model("cuda" if torch.cuda.is_available() else "cpu"), self.prompt()
+        lm, prompt = self.language_model(pretrained.fast_device()), self.prompt()
         encode = lm.tokenizer
         writer = Writer(lm, encode(prompt.prefix()).input_ids)
         names, sampling = self.guide.groups.names(), Sampling(

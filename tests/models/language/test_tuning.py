@@ -174,7 +174,7 @@ def test_the_training_is_reserved_and_the_whole_is_the_epsilon_that_was_asked_fo
     assert reserve.adaptive.mu_squared == pytest.approx(0.6 * budget_of(4.0, 1e-6).mu_squared)
     auto = replace(model, route="auto", units=10_000)
     assert not auto.reserve(4.0, 1e-6).planned, "no CUDA device"
-    monkeypatch.setattr("dpsynth.models.language.generator._device", lambda: "cuda")
+    monkeypatch.setattr("dpsynth.models.language.pretrained.fast_device", lambda: "cuda")
     assert auto.reserve(4.0, 1e-6).planned
     assert not auto.reserve(1.0, 1e-6).planned and not replace(auto, units=4000).reserve(4.0, 1e-6).planned
     assert not replace(auto, units=None).reserve(4.0, 1e-6).planned
