@@ -49,12 +49,12 @@ SCHEMA = dpsynth.Schema(
 
 
 def corpus(n: int = 300, seed: int = 0) -> pd.DataFrame:
-    """Texts that all differ in their ends, on three subjects; some are missing."""
+    """Texts that all differ in their ends, on three subjects; a fifth is missing, so many that no noise here can hide them."""
     rng = np.random.default_rng(seed)
     subjects = rng.choice(list(SUBJECTS), n)
     ends = ("today", "since monday", "in the app", "at the bank", "with my phone", "again", "for a week")
     notes = [f"{rng.choice(SUBJECTS[s])} {rng.choice(ends)} {rng.choice(ends)} {i}" for i, s in enumerate(subjects)]
-    return pd.DataFrame({"subject": subjects, "note": np.where(rng.random(n) < 0.1, None, np.array(notes, object))})
+    return pd.DataFrame({"subject": subjects, "note": np.where(rng.random(n) < 0.2, None, np.array(notes, object))})
 
 
 def settings(tiny: str, schema: dpsynth.Schema = SCHEMA, seed: int = 3) -> Settings:
@@ -78,7 +78,7 @@ def test_texts_are_new_one_for_each_row_that_has_one(synth: dpsynth.Synthesizer)
     real = corpus()
     made = synth.sample(120, seed=1)
     assert list(made.columns) == ["subject", "note"]
-    assert 0.02 < made["note"].isna().mean() < 0.25
+    assert 0.08 < made["note"].isna().mean() < 0.32
     texts = made["note"].dropna()
     assert all(isinstance(t, str) and t.strip() and t.isprintable() for t in texts)
     assert not set(texts) & set(real["note"]) and texts.nunique() > 0.9 * len(texts)
@@ -91,7 +91,7 @@ def test_what_is_bought_tells_the_subjects_apart(synth: dpsynth.Synthesizer) -> 
     (writer,) = synth.writers
     assert isinstance(writer, TextWriter)
     guide = writer.guide
-    assert guide.groups.names()[:3] == list(SUBJECTS) and guide.groups.counts[:3] == pytest.approx([90] * 3, rel=0.35)
+    assert guide.groups.names()[:3] == list(SUBJECTS) and guide.groups.counts[:3] == pytest.approx([80] * 3, rel=0.35)
     best = [{guide.words[i] for i in np.argsort(-weights)[:4]} for weights in guide.keywords[:3]]
     assert "card" in best[0] and "rate" in best[1] and "top" in best[2]
     from dpsynth.models.language.embedding import embed
