@@ -115,6 +115,7 @@ def main() -> None:
         "rows": len(made),
         "fit_s": fitted - start,
         "release_s": time.perf_counter() - fitted,
+        "cpu_s": time.process_time(),
         "gate": released.gate.said,
     }
     print(synth.privacy.sentence())

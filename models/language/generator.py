@@ -83,7 +83,7 @@ class Language:
     top_p: float = 0.95
     overdraw: float = 4.0
     select: bool = True
-    fluent: float = 0.65
+    fluent: float = 0.6
     dimensions: int = 128
     batch: int = 128
     table: Generator = field(default_factory=_marginals)

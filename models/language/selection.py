@@ -14,6 +14,7 @@ import numpy.typing as npt
 from dpsynth.models.language.guide import Guide
 from dpsynth.models.language.shapes import PARTS, SIZE, shape_of
 from dpsynth.models.language.words import STEPS, WordRows
+from dpsynth.privacy.pii import fill_placeholders, find_leaks
 from dpsynth.privacy.source import FloatArray, IntArray
 
 # Letters of a word, and times that a text repeats one word, at most.
@@ -46,7 +47,12 @@ def cleaned(text: str, *, ended: bool = True) -> str | None:
     counts = [words.count(w) for w in set(words)]
     if max(map(len, words)) > LONGEST_WORD or (max(counts) > MOST_REPEATS and max(counts) > len(words) / 4):
         return None
-    return bare
+    return None if _could_be_somebodys(bare) else bare
+
+
+def _could_be_somebodys(text: str) -> bool:
+    """Whether a text, its placeholders filled, holds a valid identifier: a model can come by one that a real person has."""
+    return bool(find_leaks(map(str, fill_placeholders([text], np.random.default_rng(0)))))
 
 
 def fit_of(guide: Guide, along: npt.NDArray[np.float32]) -> FloatArray:

@@ -150,3 +150,19 @@ def test_blank_texts_are_told_from_noise() -> None:
     assert of.blank_share == 0.0
     of.shapes[SIZE] = 25.0
     assert of.blank_share == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("write to anna.schmidt@gmail.com please", False),
+        ("write to anna.schmidt@example.com please", True),
+        ("write to <EMAIL_ADDRESS_1> please", True),
+        ("write to <EMAIL_ADDRESS_1>@gmail.com please", False),
+        ("my card 4539 1488 0343 6467 was declined", False),
+        ("my card <CREDIT_CARD_1> was declined", True),
+    ],
+)
+def test_a_text_with_an_identifier_that_could_be_somebodys_is_refused(text: str, kept: bool) -> None:
+    """A language model can make one up, and the gate lets no such text out."""
+    assert (cleaned(text) is not None) == kept
