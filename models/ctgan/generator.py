@@ -22,7 +22,7 @@ from dpsynth.models.ctgan.training import CriticTraining, weights_of
 from dpsynth.models.ctgan.warm_up import warm_up_critic, warm_up_generator
 from dpsynth.models.marginals.generator import Marginals
 from dpsynth.models.marginals.inference import Table, default_regularisation
-from dpsynth.models.marginals.tilt import RIDGE, Dual
+from dpsynth.models.marginals.tilt import RIDGE, Columns, Dual
 from dpsynth.models.marginals.tilted import TiltedField
 from dpsynth.models.protocol import Steps, TableModel, Zeros, planned_training, reserve_training, with_units
 from dpsynth.privacy.budget import Account, Reserve, budget_of, delta_of
@@ -257,11 +257,11 @@ def misfit(dual: Dual, rows: IntArray, logs: FloatArray) -> float:
     """
     weights = np.exp(logs - logs.max())
     weights *= dual.n_units / weights.sum()
-    total, cells = 0.0, 0
+    columns, total, cells = Columns(rows), 0.0, 0
     for table, factor in zip(dual.tables, dual.factors, strict=True):
         measured = table.values.cpu().double().numpy().ravel()
         sigma = table.sigma.cpu().double().expand(table.values.shape).numpy().ravel()
-        places = factor.cells(rows)
+        places = factor.cells(columns).numpy()
         found = np.bincount(places, weights=weights, minlength=measured.size)
         of_rows = np.bincount(places, weights=weights**2, minlength=measured.size)
         total += float(((found - measured) ** 2 / (sigma**2 + of_rows + 1e-9)).sum())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dpsynth.privacy.source import FloatArray, IntArray
@@ -14,17 +14,39 @@ from dpsynth.privacy.source import FloatArray, IntArray
 PASSES, LOOKED_AT = 3000, 0.001
 # All pairs of columns are watched where rows times pairs are no more than this.
 WATCHED = 100_000_000
+# Rows that are handled at once: what they need stays in the processor's cache.
+_CHUNK = 1024
+# Expected counts are rounded to one over this.
+_GRID = 2.0**20
 
 
 def pair_cells(rows: IntArray, sizes: Sequence[int]) -> NDArray[np.int32]:
     """The cell of each pair of columns that each coded row falls into, shape (rows, pairs)."""
-    pairs = list(combinations(range(len(sizes)), 2))
-    cells = np.empty((len(rows), len(pairs)), np.int32)
-    first = 0
-    for i, (a, b) in enumerate(pairs):
-        cells[:, i] = first + rows[:, a] * sizes[b] + rows[:, b]
-        first += sizes[a] * sizes[b]
-    return cells
+    d, wide = len(sizes), torch.tensor(sizes, dtype=torch.int32)
+    columns = torch.from_numpy(np.ascontiguousarray(rows.T, np.int32))
+    cells = torch.empty((len(rows), d * (d - 1) // 2), dtype=torch.int32)
+    held = [int(sizes[a]) * wide[a + 1 :] for a in range(d)]
+    firsts = torch.cat(held).cumsum(0, dtype=torch.int32) - torch.cat(held)
+    for start in range(0, len(rows), _CHUNK):
+        part = columns[:, start : start + _CHUNK]
+        after = [torch.addcmul(part[a + 1 :], part[a], wide[a + 1 :, None]) for a in range(d)]
+        cells[start : start + _CHUNK] = (torch.cat(after) + firsts[:, None]).t()
+    return cells.numpy()
+
+
+def _tally(cells: NDArray[np.int32], weights: FloatArray, size: int) -> FloatArray:
+    """Weight of the rows in each cell, shape (size,). weights: of the rows."""
+    total, places, each = torch.zeros(size, dtype=torch.float64), torch.from_numpy(cells), torch.from_numpy(weights)
+    for start in range(0, len(cells), _CHUNK):
+        part = places[start : start + _CHUNK]
+        total.index_add_(0, part.reshape(-1), each[start : start + _CHUNK].repeat_interleave(part.shape[1]))
+    return total.numpy()
+
+
+def _sums(cells: NDArray[np.int32], values: FloatArray) -> FloatArray:
+    """Sum of the values of each row's cells, shape (rows,). values: of the cells."""
+    out = [values.take(cells[start : start + _CHUNK]).sum(1) for start in range(0, len(cells), _CHUNK)]
+    return np.concatenate(out) if out else np.zeros(0)
 
 
 def swapped(
@@ -39,29 +61,25 @@ def swapped(
     how much, for row j in the place of row i, follows from a sum over the cells of either. Rows come in by weight, so that what
     no table holds stays as the weights have it. Drawing rows one by one would add the sampling noise of n rows to every table.
     """
-    n, tables = len(chosen), cells.shape[1]
-    size = int(cells.max(initial=-1)) + 1
+    n, size = len(chosen), int(cells.max(initial=-1)) + 1
     cumulative = np.cumsum(weights)
-    expected = np.zeros(size)
-    for table in range(tables):
-        expected += np.bincount(cells[:, table], weights=weights, minlength=size)
-    counts = np.bincount(cells[chosen].ravel(), minlength=size)
-    expected *= n / cumulative[-1]
-    excess, worth = counts - expected, 1 / np.sqrt(expected + 1.0)
-    price = np.zeros(len(cells))
-    for table in range(tables):
-        price += worth[cells[:, table]]
+    counts = _tally(cells, np.bincount(chosen, minlength=len(cells)).astype(np.float64), size)
+    expected = _tally(cells, weights, size) * (n / cumulative[-1])
+    # On a grid, so that counting up and down is exact, in whatever order.
+    excess = counts - np.rint(expected * _GRID) / _GRID
+    worth = 1 / np.sqrt(expected + 1.0)
+    pull, price = 2 * worth, _sums(cells, worth)
     chosen, k = chosen.copy(), max(int(LOOKED_AT * n), 1)
     for _ in range(passes):
         places = np.unique(rng.integers(0, n, k))
         incoming = np.minimum(np.searchsorted(cumulative, rng.random(len(places)) * cumulative[-1]), len(weights) - 1)
-        pull = 2 * excess * worth
-        leaves = pull[cells[chosen[places]]].sum(1) - price[chosen[places]]
-        comes = pull[cells[incoming]].sum(1) + price[incoming]
+        old, new = cells[chosen[places]], cells[incoming]
+        leaves = (excess.take(old) * pull.take(old)).sum(1) - price[chosen[places]]
+        comes = (excess.take(new) * pull.take(new)).sum(1) + price[incoming]
         out, into = np.argsort(-leaves), np.argsort(comes)
         better = leaves[out] > comes[into]
-        places, incoming = places[out[better]], incoming[into[better]]
-        excess -= np.bincount(cells[chosen[places]].ravel(), minlength=size)
-        excess += np.bincount(cells[incoming].ravel(), minlength=size)
-        chosen[places] = incoming
+        out, into = out[better], into[better]
+        np.subtract.at(excess, old[out].ravel(), 1.0)
+        np.add.at(excess, new[into].ravel(), 1.0)
+        chosen[places[out]] = incoming[into]
     return chosen

@@ -42,6 +42,24 @@ def rows_within_reach(tables: int, wanted: int, places: int = WORK) -> int:
     return min(wanted, max(FEWEST_ROWS, places // max(tables, 1)))
 
 
+class Columns:
+    """Coded rows, shape (rows, columns), column by column: hundreds of factors each read one or two of them, many at the same groups."""
+
+    def __init__(self, rows: IntArray) -> None:
+        self._codes = torch.from_numpy(np.ascontiguousarray(rows.T, np.int32))
+        self._grouped: dict[tuple[int, bytes], torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return self._codes.shape[1]
+
+    def grouped(self, a: int, groups: IntArray) -> torch.Tensor:
+        """groups[code] of each row's code in column a, int32, shape (rows,)."""
+        key = a, groups.tobytes()
+        if key not in self._grouped:
+            self._grouped[key] = torch.from_numpy(groups.astype(np.int32)).index_select(0, self._codes[a])
+        return self._grouped[key]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
     """theta of one table, as plain arrays: what is added to the log-probability of a row.
@@ -53,11 +71,11 @@ class Factor:
     groups: tuple[IntArray, ...]
     theta: FloatArray
 
-    def cells(self, rows: IntArray) -> IntArray:
-        """Flat index into theta of each row, shape (rows,)."""
-        flat = np.zeros(len(rows), np.int64)
-        for a, groups, size in zip(self.attributes, self.groups, self.theta.shape, strict=True):
-            flat = flat * size + groups[rows[:, a]]
+    def cells(self, columns: Columns) -> torch.Tensor:
+        """Flat index into theta of each row, int32, shape (rows,)."""
+        flat = columns.grouped(self.attributes[0], self.groups[0])
+        for a, groups, size in zip(self.attributes[1:], self.groups[1:], self.theta.shape[1:], strict=True):
+            flat = torch.add(columns.grouped(a, groups), flat, alpha=size)
         return flat
 
     def over_codes(self) -> FloatArray:
@@ -82,10 +100,10 @@ def whole_factor(attributes: tuple[int, ...], log_weights: FloatArray) -> Factor
 
 def log_weights(factors: Sequence[Factor], rows: IntArray) -> FloatArray:
     """Sum of the factors at each row, shape (rows,)."""
-    total = np.zeros(len(rows))
+    columns, total = Columns(rows), torch.zeros(len(rows), dtype=torch.float64)
     for factor in factors:
-        total += factor.theta.ravel()[factor.cells(rows)]
-    return total
+        total += torch.from_numpy(factor.theta.ravel()).index_select(0, factor.cells(columns))
+    return total.numpy()
 
 
 def effective_size(logs: FloatArray) -> float:
@@ -215,7 +233,8 @@ class Dual:
         logs: log weights by which `rows` stand for the model as it is.  step: a further ridge on the move, in multiples of the
         other.  until, advance: see `inference.minimise`.
         """
-        cells = [torch.from_numpy(f.cells(rows)) for f in self.factors]
+        columns = Columns(rows)
+        cells = [f.cells(columns).long() for f in self.factors]  # `scatter_add_` takes no smaller ones
         spans = list(zip(cells, self.spans, strict=True))
         n, before = self.n_units, self.theta
         measured = torch.cat([t.values.cpu().double().reshape(-1) for t in self.tables])
@@ -229,7 +248,7 @@ class Dual:
         def logs_of(move: torch.Tensor) -> torch.Tensor:
             out = start.clone()
             for places, (i, j) in spans:
-                out += move[i:j][places]
+                out += move[i:j].index_select(0, places)  # a third of what move[i:j][places] takes
             return out
 
         def closure() -> torch.Tensor:
@@ -238,7 +257,9 @@ class Dual:
                 now = logs_of(move)
                 log_mean = torch.logsumexp(now, 0)
                 shares = torch.exp(now - log_mean)
-                expected = torch.cat([torch.bincount(p, weights=shares, minlength=j - i) for p, (i, j) in spans])
+                expected = torch.zeros_like(measured)
+                for places, (i, j) in spans:
+                    expected[i:j].scatter_add_(0, places, shares)  # half of what bincount takes
                 theta = before + move
                 weight.grad = scale * (n * expected - measured + penalty * (theta + step * move)) / n
                 ridge = 0.5 * (penalty * (theta**2 + step * move**2)).sum()

@@ -17,6 +17,7 @@ from dpsynth.models.marginals.rounding import PASSES, WATCHED, pair_cells, swapp
 from dpsynth.models.marginals.tilt import (
     FEWEST_ROWS,
     WORK,
+    Columns,
     Conditionals,
     Dual,
     Factor,
@@ -114,8 +115,9 @@ class TiltedField:
         watched = min(WATCHED, WATCHED * self.draws.places // WORK)
         if len(rows) * len(sizes) * (len(sizes) - 1) // 2 <= watched:
             return pair_cells(rows, sizes)
+        columns = Columns(rows)
         parts = zip(self.dual.factors, self.dual.spans, strict=True)
-        return np.stack([f.cells(rows) + start for f, (start, _) in parts], axis=1, dtype=np.int32)
+        return torch.stack([f.cells(columns) + start for f, (start, _) in parts], dim=1).numpy()
 
     def _drawn(
         self, n: int, rng: np.random.Generator, evidence: Mapping[str, FloatArray]
