@@ -46,6 +46,7 @@ def render(
         facts=list(synth.facts.values()),
         associations=_associations(synth, table),
         pairs=len(synth.tree),
+        coverage=_coverage(synth, table),
         notes=synth.notes,
         tiers=tiers(synth.privacy, gate.said),
     )
@@ -61,6 +62,28 @@ def _histograms(synth: Synthesizer, table: pd.DataFrame, gate: GateReport) -> li
         labels, paid, made = _bars(fact.codec, cells[name])
         plot = plots.overlay(labels, made, paid, ("synthetic", "measured"))
         out.append({"name": name, "plot": plot, "distance": distances.get(name, "not measured")})
+    return out
+
+
+def _coverage(synth: Synthesizer, table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Of each column of labels that texts were written for: by label its share of the rows as measured, its share here, its texts here."""
+    cells, out = read(table).cells, []
+    for writer in synth.writers:
+        texts = table[writer.column].notna() & (table[writer.column] != "")
+        for name in writer.conditions:
+            codec = synth.facts[name].codec
+            if codec is None:
+                continue
+            places = codec.cells.encode(cells[name])
+            rows, written = (
+                np.bincount(places[kept], minlength=codec.cells.size) for kept in (slice(None), texts.to_numpy())
+            )
+            labels = [
+                (label, f"{codec.shares[i]:.2%}", f"{rows[i] / max(len(table), 1):.2%}", f"{written[i]:,}")
+                for i, label in enumerate(codec.cells.describe())
+                if codec.shares[i] > 0 or rows[i]
+            ]
+            out.append({"text": writer.column, "column": name, "labels": labels})
     return out
 
 

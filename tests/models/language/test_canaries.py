@@ -20,7 +20,7 @@ from tests.models.language.test_tuning import strings
 
 CANARIES, ROWS, RATE, STEPS = 32, 150, 0.25, 120
 ALPHA = 1e-4  # a false alarm in 10,000 runs; the test without noise shows that it still has power
-SAMPLES = 4000
+SAMPLES = 20_000
 
 
 def secrets(n: int, seed: int) -> list[str]:
@@ -28,8 +28,8 @@ def secrets(n: int, seed: int) -> list[str]:
     return ["".join(map(str, rng.integers(0, 10, 10))) for _ in range(n)]
 
 
-def losses_after(tiny: str, noise_multiplier: float) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """(losses of the planted secrets, of as many others, texts that the model writes)."""
+def losses_after(tiny: str, noise_multiplier: float, samples: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """(losses of the planted secrets, of as many others, so many texts that the model writes)."""
     rng = np.random.default_rng(1)
     texts = [f"my {rng.choice(['card', 'fee', 'refund'])} is {rng.choice(['late', 'wrong'])}" for _ in range(ROWS)]
     planted, others = secrets(CANARIES, 2), secrets(CANARIES, 3)
@@ -62,7 +62,7 @@ def losses_after(tiny: str, noise_multiplier: float) -> tuple[np.ndarray, np.nda
             ]
             head = [*reading.heads[0][0], *lm.tokenizer("Words: \nText:").input_ids]
             drawn = lm.model.generate(
-                torch.tensor([head]).repeat(SAMPLES, 1), do_sample=True, max_new_tokens=14, pad_token_id=0
+                torch.tensor([head]).repeat(samples, 1), do_sample=True, max_new_tokens=14, pad_token_id=0
             )
     return found[0], found[1], lm.tokenizer.batch_decode(drawn[:, len(head) :], skip_special_tokens=True)
 
@@ -79,7 +79,7 @@ def p_value(planted: np.ndarray, others: np.ndarray) -> float:
 @pytest.mark.slow
 def test_under_dp_planted_secrets_are_as_unknown_as_others(tiny: str) -> None:
     noise = 6.0
-    planted, others, written = losses_after(tiny, noise)
+    planted, others, written = losses_after(tiny, noise, SAMPLES)
     plan = Training(sampling_rate=RATE, steps=STEPS, noise_multiplier=noise, expected_batch=1.0)
     assert 1 < Reserve(adaptive=Cost(), planned=(plan.event,)).epsilon(1e-5) < 4
     assert p_value(planted, others) > ALPHA
@@ -88,5 +88,5 @@ def test_under_dp_planted_secrets_are_as_unknown_as_others(tiny: str) -> None:
 
 @pytest.mark.slow
 def test_without_noise_to_speak_of_they_are_told_apart(tiny: str) -> None:
-    planted, others, _ = losses_after(tiny, 1e-3)
+    planted, others, _ = losses_after(tiny, 1e-3, 1)
     assert p_value(planted, others) < ALPHA

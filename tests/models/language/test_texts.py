@@ -20,6 +20,7 @@ from dpsynth.privacy.budget import budget_of
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.ledger import Ledger
 from dpsynth.privacy.noise import Noise
+from dpsynth.report.shareable import _coverage
 from dpsynth.sources import hold
 from dpsynth.split import Split
 from dpsynth.synthesize import Settings, _public_randomness, fit_rows
@@ -85,6 +86,17 @@ def test_texts_are_new_one_for_each_row_that_has_one(synth: dpsynth.Synthesizer)
     assert synth.sample(30, seed=1).equals(synth.sample(30, seed=1))
     assert synth.sample(20, where={"subject": "top up"}, seed=2)["subject"].eq("top up").all()
     assert any("language model" in note for note in synth.notes)
+
+
+def test_the_report_shows_how_many_texts_each_label_has_before_and_after(synth: dpsynth.Synthesizer) -> None:
+    table = pd.DataFrame({"subject": ["top up"] * 3 + ["lost card"], "note": ["a", None, "c", "d"]})
+    (part,) = _coverage(synth, table)
+    assert (part["text"], part["column"]) == ("note", "subject")
+    found = {label: rest for label, *rest in part["labels"]}
+    measured = synth.facts["subject"].codec.shares  # type: ignore[union-attr]
+    assert list(found) == list(SUBJECTS)
+    assert found["top up"] == [f"{measured[2]:.2%}", "75.00%", "2"]
+    assert found["lost card"][1:] == ["25.00%", "1"] and found["exchange rate"][1:] == ["0.00%", "0"]
 
 
 def test_what_is_bought_tells_the_subjects_apart(synth: dpsynth.Synthesizer) -> None:
