@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,28 @@ def draw(
     shuffled = rng.permutation(int(unit.max(initial=-1)) + 1)[unit]
     final = order[np.argsort(shuffled, kind="stable")]
     return codes[final], np.sort(shuffled)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawn:
+    """Codes and unit numbers as `draw` gave them, packed, and the generator as that left it: the rest of the table follows from these."""
+
+    codes: npt.NDArray[np.integer[Any]]
+    unit_ids: npt.NDArray[np.integer[Any]]
+    rng: np.random.Generator
+
+    @classmethod
+    def of(cls, codes: IntArray, unit_ids: IntArray, rng: np.random.Generator) -> Drawn:
+        small, ids = (a.astype(np.min_scalar_type(int(a.max(initial=0)))) for a in (codes, unit_ids))
+        return cls(small, ids, copy.deepcopy(rng))
+
+    @property
+    def nbytes(self) -> int:
+        return self.codes.nbytes + self.unit_ids.nbytes
+
+    def unpacked(self) -> tuple[IntArray, IntArray, np.random.Generator]:
+        """What `of` was given; each time the same."""
+        return self.codes.astype(np.int64), self.unit_ids.astype(np.int64), copy.deepcopy(self.rng)
 
 
 def unit_weights(domain: Domain, unit_ids: IntArray) -> FloatArray:

@@ -25,7 +25,7 @@ from dpsynth.declared import declared, needs_votes
 from dpsynth.encode.cells import places_of
 from dpsynth.enforce import NO_CONDITIONS
 from dpsynth.gate import Gate
-from dpsynth.generate import draw, texts_of, unit_weights, values_of
+from dpsynth.generate import Drawn, draw, texts_of, unit_weights, values_of
 from dpsynth.learn import Domain, learn
 from dpsynth.models.language.tuning import STAGE as TUNING
 from dpsynth.models.protocol import Generator, TableModel, TextGenerator, TextModel, Training, reserve_of
@@ -75,6 +75,8 @@ _TUNED_TEXTS = (
     "is not trained on the rows"
 )
 _ROUNDED = "Gaussian rounded to whole numbers on whole-number counts: post-processing of the Gaussian mechanism"
+# Bytes of the table that the gate measured, up to which it is kept for samples and releases; a larger one is drawn again.
+KEPT = 2**28
 NOISE = {
     "gaussian": _ROUNDED,
     "stability-histogram": _ROUNDED,
@@ -253,7 +255,7 @@ def fit_rows(
     )
     writers = _writers(writing, table, domain, model, texts, settings.seed, for_texts, progress)
     progress.stage("measuring the gate")
-    seed, reference, measured = _gate(table, domain, model, settings)
+    seed, drawn, reference, measured = _gate(table, domain, model, settings)
     progress.stage("booking")
     ledger.note(reservation.id, "gate", gates.of_reference(measured, domain.codecs, *reference).booked)
     head = ledger.commit(reservation, table.account.events)
@@ -278,27 +280,36 @@ def fit_rows(
     if "large delta" in statement.warnings:
         warnings.warn(statement.warnings["large delta"], stacklevel=3)
     return Synthesizer(
-        domain=domain, model=model, privacy=statement, gate=measured, seed=seed, layout=rows.layout, writers=writers
+        domain=domain,
+        model=model,
+        privacy=statement,
+        gate=measured,
+        seed=seed,
+        layout=rows.layout,
+        writers=writers,
+        drawn=drawn if drawn.nbytes <= KEPT else None,
     )
 
 
 def _gate(
     table: PrivateTable, domain: Domain, model: TableModel, settings: Settings
-) -> tuple[int, gates.Reference, gates.GateMeasurement]:
-    """(seed of the table that a release will write, that table, what the rest of the budget says of it)."""
+) -> tuple[int, Drawn, gates.Reference, gates.GateMeasurement]:
+    """(seed of the table that a release will write, that table as drawn and as the gate sees it, what the rest of the budget says of
+    it)."""
     gate = settings.gate
     seeds = [settings.seed + i for i in range(gate.candidates)]
-    drawn = []
-    for seed in seeds:
-        codes, unit_ids = draw(domain, model, domain.n_rows, {}, np.random.default_rng(seed))
-        drawn.append((codes, unit_weights(domain, unit_ids)))
+    drawn, seen = [], []
+    for rng in map(np.random.default_rng, seeds):
+        codes, unit_ids = draw(domain, model, domain.n_rows, {}, rng)
+        drawn.append(Drawn.of(codes, unit_ids, rng))
+        seen.append((codes, unit_weights(domain, unit_ids)))
     found: int | None = 0
-    if len(drawn) > 1:
+    if len(seen) > 1:
         part = GATE_PARTS["candidates"] * table.account.left.mu_squared
-        found = gates.first_close(table, domain.codecs, drawn, gate, part)
-    place = len(drawn) - 1 if found is None else found
-    measured = gates.measure(table, domain, *drawn[place], gate, table.account.left.mu_squared)
-    return seeds[place], drawn[place], replace(measured, candidate=0 if found is None else found + 1)
+        found = gates.first_close(table, domain.codecs, seen, gate, part)
+    place = len(seen) - 1 if found is None else found
+    measured = gates.measure(table, domain, *seen[place], gate, table.account.left.mu_squared)
+    return seeds[place], drawn[place], seen[place], replace(measured, candidate=0 if found is None else found + 1)
 
 
 def _writing(generator: Generator, detector: Detector | None) -> TextGenerator | None:

@@ -19,7 +19,7 @@ from dpsynth.constraints import constraint_from_json
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.enforce import Rules
-from dpsynth.generate import conditions_of, draw, made_up_ids, table_of, unit_weights, values_of
+from dpsynth.generate import Drawn, conditions_of, draw, made_up_ids, table_of, unit_weights, values_of
 from dpsynth.learn import ColumnFacts, Domain
 from dpsynth.models.protocol import TableModel, TextModel
 from dpsynth.outputs import SPREAD_ROWS, Frame, as_frame, is_session, spread, write
@@ -40,10 +40,11 @@ _MANY_TEXTS = 200
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Synthesizer:
-    """A fitted model with all that belongs to it. Everything in it but `layout` is under DP, and saved.
+    """A fitted model with all that belongs to it. Everything in it but `layout` is under DP; all but that and `drawn` is saved.
 
     domain: columns, codecs and histograms.  model: the distribution over codes.  privacy: the statement.
     writers: of text columns.  gate: what the gate's slice bought.  seed: public seed of the table that the gate measured and `release` writes.
+    drawn: that table as it was drawn, where it is kept: a table that follows from `seed` and the model.
     layout: the input's looks; in the owner's process only.
     """
 
@@ -54,6 +55,7 @@ class Synthesizer:
     seed: int
     layout: Layout | None = None
     writers: tuple[TextModel, ...] = ()
+    drawn: Drawn | None = None
 
     def __repr__(self) -> str:
         unit = f"unit {self.privacy.unit!r}"
@@ -158,7 +160,7 @@ class Synthesizer:
             raise ModelError("texts are not written in a cluster; use write(), or sample without frame=")
         conditions_of(self.domain, where, balance)  # refuses here what executors would refuse
         first = secrets.randbits(63) if seed is None else seed
-        draw = partial(_part_of, replace(self, layout=None), first, n, SPREAD_ROWS, where, balance)
+        draw = partial(_part_of, replace(self, layout=None, drawn=None), first, n, SPREAD_ROWS, where, balance)
         return spread(session, draw, self.domain.facts, -(-n // SPREAD_ROWS), {MARK: self.privacy.run})
 
     def write(self, to: Any, n: int | None = None, *, seed: int | None = None, rows: int = 2**20) -> None:
@@ -176,7 +178,7 @@ class Synthesizer:
 
     def reference(self) -> gates.Reference:
         """The coded table that the gate measured, and how many units each of its rows stands for."""
-        codes, unit_ids = draw(self.domain, self.model, self.n_rows, {}, np.random.default_rng(self.seed))
+        codes, unit_ids, _ = self._coded(self.n_rows, {}, self.seed)
         return codes, unit_weights(self.domain, unit_ids)
 
     def compared(self, table: pd.DataFrame, reference: gates.Reference | None = None) -> gates.Compared | None:
@@ -213,9 +215,8 @@ class Synthesizer:
         self, n: int, where: dict[str, Any], seed: int, balance: str | None = None
     ) -> tuple[pd.DataFrame, IntArray, IntArray]:
         """(table, its codes, the unit of each row)."""
-        rng = np.random.default_rng(seed)
         conditions = conditions_of(self.domain, where, balance)
-        codes, unit_ids = draw(self.domain, self.model, n, conditions.evidence, rng)
+        codes, unit_ids, rng = self._coded(n, conditions.evidence, seed)
         with make_progress(bool(self.writers) and n >= _MANY_TEXTS) as steps:
             if self.writers:
                 steps.stage("writing texts")
@@ -223,6 +224,15 @@ class Synthesizer:
                 self.domain, self.model, codes, conditions, rng, writers=self.writers, written=steps.advance
             )
         return table_of(self.domain.facts, values, unit_ids, rng), codes, unit_ids
+
+    def _coded(
+        self, n: int, evidence: Mapping[str, FloatArray], seed: int
+    ) -> tuple[IntArray, IntArray, np.random.Generator]:
+        """(codes, the unit of each row, the generator after that)."""
+        if self.drawn is not None and not evidence and (n, seed) == (self.n_rows, self.seed):
+            return self.drawn.unpacked()
+        rng = np.random.default_rng(seed)
+        return *draw(self.domain, self.model, n, evidence, rng), rng
 
     def _codec(self, name: str) -> Codec:
         fact = self.facts.get(name)

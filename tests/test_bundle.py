@@ -274,16 +274,22 @@ def test_the_gate_decides_by_its_interval(synth: dpsynth.Synthesizer) -> None:
     dpsynth.bundle._require_pass(judge(between, table), True)  # type: ignore[attr-defined]
 
 
-def test_a_release_of_the_measured_table_draws_it_once(
+def test_a_release_has_the_very_table_that_the_gate_measured_and_does_not_draw_it_again(
     synth: dpsynth.Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = []
+    synth.save(tmp_path / "model")
+    loaded, drawn = dpsynth.load(tmp_path / "model"), []
     draw = dpsynth.synthesizer.draw  # type: ignore[attr-defined]
     monkeypatch.setattr("dpsynth.synthesizer.draw", lambda *a, **k: drawn.append(1) or draw(*a, **k))
     done = dpsynth.release(synth, tmp_path / "out")
-    assert len(drawn) == 1
-    assert done.gate.checks == judge(synth, synth.sample_typed()).checks
+    assert not drawn and synth.drawn is not None and loaded.drawn is None
+    again = dpsynth.release(loaded, tmp_path / "again")
+    assert len(drawn) == 1  # from its seed
+    assert (tmp_path / "out/data.parquet").read_bytes() == (tmp_path / "again/data.parquet").read_bytes()
+    assert done.gate.checks == again.gate.checks == judge(synth, synth.sample_typed()).checks
     pd.testing.assert_frame_equal(synth.measured()[0], synth.sample_typed())
+    codes, weights = synth.reference()
+    assert np.array_equal(codes, loaded.reference()[0]) and np.array_equal(weights, loaded.reference()[1])
 
 
 def test_another_table_than_the_measured_one_is_held_to_its_distance(synth: dpsynth.Synthesizer) -> None:
