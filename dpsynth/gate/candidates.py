@@ -12,8 +12,8 @@ import numpy as np
 
 from dpsynth.encode.codec import Codec
 from dpsynth.gate.measured import Gate
-from dpsynth.gate.tables import Reference, chance, distance, queries, shuffled, still, table
-from dpsynth.privacy.source import FloatArray, IntArray
+from dpsynth.gate.tables import Reference, by_column, chance, distance, queries, shuffled, still, table
+from dpsynth.privacy.source import Codes, FloatArray
 from dpsynth.privacy.table import PrivateTable
 
 LABEL = "first candidate table within its limit"
@@ -27,9 +27,10 @@ def first_close(
     candidates: coded tables and the units of their rows.
     """
     d = len(codecs)
+    seen = [(by_column(codes), weights) for codes, weights in candidates]
     asked = queries(d)[d:] or queries(d)
 
-    def limit(codes: IntArray, weights: FloatArray) -> float:
+    def limit(codes: Codes, weights: FloatArray) -> float:
         """Of the sum of the L1 distances, in units: twice the TVD, by the number of units and of tables."""
         floor = float(np.mean([chance(table(codecs, codes, weights, query)) for query in asked]))
         allowed = gate.max_tv1
@@ -41,12 +42,12 @@ def first_close(
 
     def targets() -> Iterator[Sequence[FloatArray]]:
         for query in asked:
-            yield [table(codecs, *codes, query) for codes in candidates]
+            yield [table(codecs, *codes, query) for codes in seen]
 
     return rows.first_within(
         [[codecs[a] for a in query] for query in asked],
         targets(),
-        [limit(*codes) for codes in candidates],
+        [limit(*codes) for codes in seen],
         mu_squared=mu_squared,
         stage="gate",
         label=LABEL,

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from dpsynth.encode.codec import Codec
-from dpsynth.gate.tables import chance, names_of_codes, queries, shuffled, table
+from dpsynth.gate.tables import by_column, chance, names_of_codes, queries, shuffled, table
 from dpsynth.learn import Domain
 from dpsynth.privacy.errors import PrivacyError
-from dpsynth.privacy.source import FloatArray, IntArray
+from dpsynth.privacy.source import Codes, FloatArray, IntArray
 from dpsynth.privacy.table import PrivateTable
 from dpsynth.split import GATE_PARTS, watched
 
@@ -178,15 +178,15 @@ class _Asking:
     """The questions of one gate, against one reference table."""
 
     def __init__(self, rows: PrivateTable, codecs: Sequence[Codec], reference: IntArray, weights: FloatArray) -> None:
-        self.rows, self.codecs, self.reference, self.weights = rows, tuple(codecs), reference, weights
+        self.rows, self.codecs, self.reference, self.weights = rows, tuple(codecs), by_column(reference), weights
         self.n = float(weights.sum())
         self.at = {c.column: i for i, c in enumerate(self.codecs)}
-        self.shuffled = shuffled(reference)
+        self.shuffled = shuffled(self.reference)
 
     def coding(self, query: Iterable[int]) -> list[Codec]:
         return [self.codecs[a] for a in query]
 
-    def tables(self, rows: IntArray, asked: Iterable[Sequence[int]]) -> Iterator[FloatArray]:
+    def tables(self, rows: Codes, asked: Iterable[Sequence[int]]) -> Iterator[FloatArray]:
         for query in asked:
             yield table(self.codecs, rows, self.weights, query)
 

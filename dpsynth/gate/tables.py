@@ -10,7 +10,7 @@ import numpy as np
 
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
-from dpsynth.privacy.source import FloatArray, IntArray
+from dpsynth.privacy.source import Codes, FloatArray, IntArray
 from dpsynth.split import pairs_looked_at
 
 # Mean of |X - Y| of two counts with mean m each, over the root of m: sqrt(2 / pi) sqrt(2).
@@ -49,11 +49,17 @@ class Compared:
         return counts * (total / max(float(counts.sum()), 1e-300))
 
 
-def table(codecs: Sequence[Codec], rows: IntArray, weights: FloatArray, query: Sequence[int]) -> FloatArray:
+def by_column(rows: Codes) -> Codes:
+    """The rows, shape (rows, codecs), laid out column by column, as hundreds of tables read them, in the smallest type."""
+    return rows.astype(np.min_scalar_type(int(rows.max(initial=0))), order="F")
+
+
+def table(codecs: Sequence[Codec], rows: Codes, weights: FloatArray, query: Sequence[int]) -> FloatArray:
     """Weighted contingency table of some columns, flat in C order."""
-    flat = np.zeros(len(rows), np.int64)
-    for a in query:
-        flat = flat * codecs[a].size + rows[:, a]
+    flat = rows[:, query[0]].astype(np.int64)
+    for a in query[1:]:
+        flat *= codecs[a].size
+        flat += rows[:, a]
     return np.bincount(flat, weights=weights, minlength=math.prod(codecs[a].size for a in query)).astype(np.float64)
 
 
@@ -73,10 +79,13 @@ def queries(d: int) -> list[tuple[int, ...]]:
 
 
 def drift(
-    codecs: Sequence[Codec], first: IntArray, second: IntArray, weights: tuple[FloatArray, FloatArray]
+    codecs: Sequence[Codec], first: Codes, second: Codes, weights: tuple[FloatArray, FloatArray]
 ) -> tuple[float, float]:
     """Mean 1-way and 2-way TVD between two coded synthetic tables."""
     d = len(codecs)
+    if first is second and weights[0] is weights[1]:
+        return 0.0, 0.0
+    first, second = by_column(first), by_column(second)
 
     def mean(asked: list[tuple[int, ...]]) -> float:
         return float(np.mean([distance(codecs, first, second, weights, q) for q in asked])) if asked else 0.0
@@ -87,8 +96,8 @@ def drift(
 
 def distance(
     codecs: Sequence[Codec],
-    first: IntArray,
-    second: IntArray,
+    first: Codes,
+    second: Codes,
     weights: tuple[FloatArray, FloatArray],
     query: Sequence[int],
 ) -> float:
@@ -96,10 +105,10 @@ def distance(
     return 0.5 * float(np.abs(a / a.sum() - b / b.sum()).sum())
 
 
-def shuffled(rows: IntArray) -> IntArray:
+def shuffled(rows: Codes) -> Codes:
     """The rows with each column in an order of its own: the same columns, independent of each other."""
     rng = np.random.default_rng(0)
-    return np.stack([rng.permutation(column) for column in rows.T], axis=1) if rows.size else rows
+    return np.stack([rng.permutation(column) for column in rows.T]).T if rows.size else rows
 
 
 def names_of_codes(codec: Codec) -> list[str]:
