@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dpsynth.models.marginals.field import MarkovField
-from dpsynth.models.marginals.inference import Table
+from dpsynth.models.marginals.inference import Table, one_thread
 from dpsynth.models.marginals.limits import PLACE_SECONDS, Limits
 from dpsynth.models.marginals.rounding import PASSES, WATCHED, pair_cells, swapped
 from dpsynth.models.marginals.tilt import (
@@ -34,6 +36,8 @@ from dpsynth.privacy.source import FloatArray, IntArray
 
 # Rows of the tree's model for each row that is wanted, and how many are wanted at once.
 PROPOSED, AT_ONCE, LEAST = 3, 60_000, 20_000
+# Parts that are drawn at a time, where a fit has no limit of memory: each takes about 16 bytes a row and table.
+MOST_THREADS = 4
 # A stage goes as far as leaves rows worth this share of them; there are no more stages than this.
 EVEN, MOST_STAGES = 0.5, 12
 # Sweeps of the dual that fit drawn rows to the tables once more.
@@ -94,8 +98,14 @@ class TiltedField:
         tables of pairs keep their weighted counts.
         """
         at_once = self.draws.at_once
-        parts = [self._part(min(at_once, n - start), rng, evidence) for start in range(0, n, at_once)]
-        return np.concatenate(parts) if parts else np.zeros((0, len(self.columns)), np.int64)
+        sizes = [min(at_once, n - start) for start in range(0, n, at_once)]
+        if len(sizes) < 2:
+            return self._part(n, rng, evidence) if n else np.zeros((0, len(self.columns)), np.int64)
+        # Parts have seeds of their own, so that they are the same whichever of them are drawn side by side.
+        rngs = map(np.random.default_rng, rng.integers(2**63, size=len(sizes)).tolist())
+        threads = min(torch.get_num_threads(), MOST_THREADS) if self.draws.places == WORK else 1
+        with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return np.concatenate(list(pool.map(self._part, sizes, rngs, itertools.repeat(evidence))))
 
     def _part(self, n: int, rng: np.random.Generator, evidence: Mapping[str, FloatArray]) -> IntArray:
         mild = is_mild(evidence)

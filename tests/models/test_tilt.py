@@ -23,7 +23,7 @@ from dpsynth.models.marginals.tilt import (
     fit_tilt,
     resample,
 )
-from dpsynth.models.marginals.tilted import TiltedField
+from dpsynth.models.marginals.tilted import Draws, TiltedField
 from dpsynth.privacy.errors import ModelError
 
 SIZES = (2, 3, 4, 3)
@@ -112,6 +112,21 @@ def test_conditions_are_met_and_the_rest_follows(tilted: TiltedField) -> None:
     with pytest.raises(ModelError, match="no row possible"):
         tilted.sample(5, rng=np.random.default_rng(0), evidence={"a": np.zeros(2)})
     assert tilted.sample(0, rng=np.random.default_rng(0), evidence={}).shape == (0, 4)
+
+
+def test_parts_of_a_long_draw_are_the_same_however_many_are_drawn_at_a_time(tilted: TiltedField) -> None:
+    field = TiltedField(tilted.field, tilted.base, tilted.own, tilted.dual, Draws(at_once=5000, touches=5))
+    before, drawn = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            drawn.append(field.sample(12_000, rng=np.random.default_rng(4), evidence={}))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*drawn) and len(drawn[0]) == 12_000
+    assert not np.array_equal(drawn[0][:5000], drawn[0][5000:10_000])
+    assert np.abs(shares(drawn[0]) - joint_of_truth()).sum() / 2 < 0.05
 
 
 def test_a_sweep_leaves_the_distribution_and_reaches_it() -> None:
