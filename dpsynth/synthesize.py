@@ -280,22 +280,15 @@ def fit_rows(
     if "large delta" in statement.warnings:
         warnings.warn(statement.warnings["large delta"], stacklevel=3)
     return Synthesizer(
-        domain=domain,
-        model=model,
-        privacy=statement,
-        gate=measured,
-        seed=seed,
-        layout=rows.layout,
-        writers=writers,
-        drawn=drawn if drawn.nbytes <= KEPT else None,
-    )
+        domain=domain, model=model, privacy=statement, gate=measured, seed=seed, layout=rows.layout, writers=writers, drawn=drawn
+    )  # fmt: skip
 
 
 def _gate(
     table: PrivateTable, domain: Domain, model: TableModel, settings: Settings
-) -> tuple[int, Drawn, gates.Reference, gates.GateMeasurement]:
-    """(seed of the table that a release will write, that table as drawn and as the gate sees it, what the rest of the budget says of
-    it)."""
+) -> tuple[int, Drawn | None, gates.Reference, gates.GateMeasurement]:
+    """(seed of the table that a release will write, that table as drawn, if it is to be kept, and as the gate sees it, what the rest of
+    the budget says of it)."""
     gate = settings.gate
     seeds = [settings.seed + i for i in range(gate.candidates)]
     drawn, seen = [], []
@@ -309,7 +302,8 @@ def _gate(
         found = gates.first_close(table, domain.codecs, seen, gate, part)
     place = len(seen) - 1 if found is None else found
     measured = gates.measure(table, domain, *seen[place], gate, table.account.left.mu_squared)
-    return seeds[place], drawn[place], seen[place], replace(measured, candidate=0 if found is None else found + 1)
+    kept = drawn[place] if drawn[place].nbytes <= KEPT else None
+    return seeds[place], kept, seen[place], replace(measured, candidate=0 if found is None else found + 1)
 
 
 def _writing(generator: Generator, detector: Detector | None) -> TextGenerator | None:
