@@ -98,7 +98,8 @@ def summary(records: list[Record]) -> str:
 
     for (table, epsilon, place), group in itertools.groupby(sorted(records, key=kind), kind):
         runs = list(group)
-        cells = [f"{statistics.median(r[key] for r in runs):.4g}" for key in SHOWN.values()]
+        # A table without a target has no AUC.
+        cells = [f"{statistics.median(r[k] for r in runs):.4g}" if k in runs[0] else "" for k in SHOWN.values()]
         lines.append(f"| {table} | {epsilon:g} | {list(VARIANTS)[place]} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -125,7 +126,8 @@ def main() -> None:
             record["detector"] = detector(holdout, synthetic, book)
             records.append(record)
             (asked.out / "ctgan.json").write_text(json.dumps(records, indent=1) + "\n")
-            print({k: record[k] for k in ("table", "epsilon", "variant", *SHOWN.values())}, file=sys.stderr, flush=True)
+            shown = {k: record[k] for k in ("table", "epsilon", "variant", *SHOWN.values()) if k in record}
+            print(shown, file=sys.stderr, flush=True)
     print(summary(records))
 
 
