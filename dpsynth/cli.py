@@ -140,6 +140,10 @@ def fit(
     ledger: LedgerUrl = None,
     dataset: Annotated[str | None, typer.Option(help="The ledger's name for these data.")] = None,
     allow_synthetic: Annotated[bool, typer.Option(help="Accept data that dpsynth made.")] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Folder that keeps what was bought; the same call takes up a fit that was killed."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     patterns_only: PatternsOnly = False,
     max_tv1: Annotated[float, typer.Option(help="Gate: mean distance of columns allowed above chance.")] = 0.05,
@@ -164,6 +168,7 @@ def fit(
         ledger=ledger,
         dataset=dataset,
         allow_synthetic=allow_synthetic,
+        checkpoint=checkpoint,
         device=device,
         patterns_only=patterns_only,
         gate=Gate(max_tv1=max_tv1, max_tv2=max_tv2),

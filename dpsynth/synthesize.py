@@ -12,7 +12,7 @@ import math
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,10 +30,10 @@ from dpsynth.learn import Domain, learn
 from dpsynth.models.language.tuning import STAGE as TUNING
 from dpsynth.models.protocol import Generator, TableModel, TextGenerator, TextModel, Training, reserve_of
 from dpsynth.privacy.accounting import require_budget
-from dpsynth.privacy.budget import Account
+from dpsynth.privacy.budget import Account, Reserve
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.events import Event, leaves
-from dpsynth.privacy.ledger import Ledger, Spent
+from dpsynth.privacy.ledger import DatasetRecord, Ledger, Reservation, RunFolder, Spent
 from dpsynth.privacy.meaning import budget_warnings
 from dpsynth.privacy.noise import Noise
 from dpsynth.privacy.pii.columns import require_clean_names
@@ -117,6 +117,7 @@ def fit(
     allow_synthetic: bool = False,
     max_seconds: float | None = None,
     max_memory: float | None = None,
+    checkpoint: str | Path | None = None,
     device: str = "auto",
     patterns_only: bool = False,
     progress: bool = True,
@@ -135,6 +136,9 @@ def fit(
     data, which a cap needs; "name/label" uses a sub-budget of it.
     allow_synthetic: accept a table that dpsynth itself made.
     max_seconds, max_memory (bytes): public limits of the model's fit; see `dpsynth.models.Marginals`.
+    checkpoint: for "ctgan" and marginals models: a folder of its own, which keeps what the run has bought. The same call with the same
+    folder takes up a fit that was killed, at the same epsilon; without it the run stays charged, and a new one is charged anew.
+    Refused (LedgerError) where rows, settings or versions differ, the folder was altered, or the fit is finished.
     device: "auto", "cpu", "cuda", ...  progress: show a bar on stderr, if that is a terminal.
     patterns_only: look for identifiers by their form alone, without models (for languages that these do not read); the statement
     says so, and names in texts are not found.
@@ -161,6 +165,8 @@ def fit(
         key=key,
         patterns_only=patterns_only,
     )
+    if checkpoint is not None and isinstance(settings.generator, TextGenerator):
+        raise ModelError("checkpoint: only fits of 'ctgan' and of marginals models are taken up again")
     maker = made_by(data)
     _refuse_synthetic(maker, allow_synthetic)
     with make_progress(progress) as steps:
@@ -178,6 +184,7 @@ def fit(
             progress=steps,
             maker=maker,
             allow_synthetic=allow_synthetic,
+            folder=RunFolder(checkpoint, book) if checkpoint is not None else None,
         )
     if model == "auto" and not synth.writers and (empty := sorted(texts_of(synth.domain))):
         text = "model='language' has them written, at some tens a second"
@@ -198,9 +205,10 @@ def fit_rows(
     maker: str | None = None,
     allow_synthetic: bool = False,
     witness: Witness | None = None,
+    folder: RunFolder | None = None,
 ) -> Synthesizer:
     """The stages of `fit` on rows that have been read. maker: run that made them, where they are synthetic and say so.
-    witness: for the neighbour replay of tests alone.
+    witness: for the neighbour replay of tests alone.  folder: what the run has bought so far, if it is kept.
     """
     require_clean_names([c.name for c in rows.columns])
     _check_schema(rows, settings.schema, unit)
@@ -223,11 +231,10 @@ def fit_rows(
         columns=[c.name for c in rows.columns],
     )
     label = "fit" if maker is None else f"fit on synthetic rows of {maker}"
-    reservation = ledger.reserve(
-        dataset=record, cost=reserve.cost, plan=reserve.plan, delta=settings.delta, label=label
-    )
+    about = _about(rows, record, fingerprint, source.max_rows, label, settings, noise)
+    reservation, settings = _reserved(ledger, folder, record, reserve, label, about, settings)
 
-    table = PrivateTable(source, account=Account(reserve), noise=noise, witness=witness)
+    table = PrivateTable(source, account=Account(reserve), noise=noise, witness=witness, kept=folder)
     domain = learn(
         table,
         rows.columns,
@@ -304,6 +311,51 @@ def _gate(
     measured = gates.measure(table, domain, *seen[place], gate, table.account.left.mu_squared)
     kept = drawn[place] if drawn[place].nbytes <= KEPT else None
     return seeds[place], kept, seen[place], replace(measured, candidate=0 if found is None else found + 1)
+
+
+def _reserved(
+    ledger: Ledger,
+    folder: RunFolder | None,
+    record: DatasetRecord,
+    reserve: Reserve,
+    label: str,
+    about: Mapping[str, Any],
+    settings: Settings,
+) -> tuple[Reservation, Settings]:
+    """The reservation that a folder's run goes on under, or a new one; with it what that run drew for itself."""
+    if folder is not None and folder.run is not None:
+        return folder.taken_up(about, reserve.cost), replace(settings, **folder.own)
+    reservation = ledger.reserve(
+        dataset=record, cost=reserve.cost, plan=reserve.plan, delta=settings.delta, label=label
+    )
+    if folder is not None:
+        folder.begin(reservation, about, {"seed": settings.seed, "key": settings.key})
+    return reservation, settings
+
+
+def _about(
+    rows: Snapshot,
+    record: DatasetRecord,
+    fingerprint: str,
+    max_rows: int,
+    label: str,
+    settings: Settings,
+    noise: Noise,
+) -> dict[str, Any]:
+    """What must be the same for a fit to be taken up again: with it all that is computed between two answers is computed again."""
+    import torch
+
+    public = replace(settings, seed=0, key="")
+    return {
+        "rows": fingerprint,
+        "columns": [[c.name, c.type] for c in rows.columns],
+        "data set": [record.id, record.sub_budget],
+        "units": [record.unit, max_rows],
+        "label": label,
+        "settings": [f"{f.name}={getattr(public, f.name)!r}" for f in fields(public)],
+        "noise": repr(noise),
+        "versions": {"dpsynth": _version(), "numpy": np.__version__, "torch": torch.__version__},
+    }
 
 
 def _writing(generator: Generator, detector: Detector | None) -> TextGenerator | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from dpsynth.privacy.accounting import pure_of_mu
 from dpsynth.privacy.budget import Account
 from dpsynth.privacy.errors import PrivacyError
-from dpsynth.privacy.events import AboveThreshold, Event, Gaussian, StabilityHistogram
+from dpsynth.privacy.events import AboveThreshold, Event, Gaussian, Leaf, StabilityHistogram
 from dpsynth.privacy.noise import Noise
 from dpsynth.privacy.source import Coding, CountingSource, Encoding, FloatArray, IntArray, Rewrite, Vectors
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
     from dpsynth.privacy.dpsgd.rows import TrainingRows
+    from dpsynth.privacy.dpsgd.trainer import StepJournal
 
 # Cells of exact tables that are held at a time, 8 bytes each.
 BATCH_CELLS = 2**21
@@ -61,20 +63,38 @@ class Witness(Protocol):
         """The same for a stability histogram."""
 
 
+class Kept(Protocol):
+    """What a run has bought so far, on disk, so that it can be taken up again; see `ledger.RunFolder`."""
+
+    def once(self, events: Sequence[Event], draw: Callable[[], list[list[Any]]]) -> list[list[Any]]:
+        """The stored answers to a call's events, or those that are drawn now, once they are stored. JSON values."""
+
+    def training(self, label: str) -> tuple[StepJournal, Path]:
+        """(journal of a training's steps, path of its checkpoint)."""
+
+
 class PrivateTable:
     """Private rows behind an account: every answer is noisy and paid for.
+
+    kept: where the run's answers are kept; those that it has already are given again, and no rows are touched for them.
 
     Guarantee: everything this object returns is differentially private under add/remove of one unit, at the cost booked
     in `account` (Gaussian-DP filter plus the deltas of the stability histograms).
     """
 
     def __init__(
-        self, source: CountingSource, *, account: Account, noise: Noise, witness: Witness | None = None
+        self,
+        source: CountingSource,
+        *,
+        account: Account,
+        noise: Noise,
+        witness: Witness | None = None,
+        kept: Kept | None = None,
     ) -> None:
         if witness is not None and not noise.insecure:
             raise PrivacyError("exact answers are shown to a test only, under an insecure seed")
         self._source, self._noise, self._witness = source, noise, witness
-        self.account = account
+        self.account, self.kept = account, kept
 
     def __repr__(self) -> str:
         return f"PrivateTable({len(self.names)} columns, {self.account!r})"
@@ -120,13 +140,8 @@ class PrivateTable:
         Sensitivity: a unit's rows weigh at most `scale` together, so each table moves by at most `scale` in L2.
         """
         sigma = self._sigma(self._source.scale, mu_squared / max(len(queries), 1))
-        for label in labels:
-            self._charge_gaussian(stage, label, self._source.scale, sigma)
-        exact = self._source.count(queries)
-        return [
-            self._noisy(f"{stage}/{label}", e, self._source.scale, sigma)
-            for label, e in zip(labels, exact, strict=True)
-        ]
+        events = [self._charge_gaussian(stage, label, self._source.scale, sigma) for label in labels]
+        return self._noisy(events, lambda: self._source.count(queries))
 
     def distances(
         self,
@@ -151,17 +166,19 @@ class PrivateTable:
         totals = np.asarray(weights.sum(axis=1), np.float64)
         sensitivity = scale * math.sqrt(float((totals**2).sum()))
         sigma = self._sigma(sensitivity, mu_squared)
-        self._charge_gaussian(stage, label, sensitivity, sigma)
-        left = iter(targets)
-        exact = np.array(
-            [
+        event, left = self._charge_gaussian(stage, label, sensitivity, sigma), iter(targets)
+
+        def exact() -> list[IntArray]:
+            each = [
                 np.abs(counts - np.rint(target * scale).astype(np.int64)).sum()
                 for batch in _batches(queries)
                 for counts, target in zip(self._source.count(batch), itertools.islice(left, len(batch)), strict=True)
-            ],
-            np.int64,
-        )
-        return self._noisy(f"{stage}/{label}", np.asarray(weights @ exact), sensitivity, sigma)
+            ]
+            return [np.asarray(weights @ np.array(each, np.int64))]
+
+        (noisy,) = self._noisy([event], exact)
+        _exhaust(left)
+        return noisy
 
     def sums(
         self, groups: Sequence[Coding], vectors: Vectors, *, mu_squared: float, stage: str, label: str
@@ -177,10 +194,9 @@ class PrivateTable:
         scale = self._source.scale
         sensitivity = scale * vectors.norm
         sigma = self._sigma(sensitivity, mu_squared)
-        self._charge_gaussian(stage, label, sensitivity, sigma)
-        exact = self._source.sum_vectors(groups, vectors)
-        noisy = self._noisy(f"{stage}/{label}", exact.ravel(), sensitivity, sigma)
-        return Measurement(values=noisy.values.reshape(exact.shape), sigma=noisy.sigma)
+        event = self._charge_gaussian(stage, label, sensitivity, sigma)
+        (noisy,) = self._noisy([event], lambda: [self._source.sum_vectors(groups, vectors).ravel()])
+        return Measurement(values=noisy.values.reshape(-1, vectors.width), sigma=noisy.sigma)
 
     def first_within(
         self,
@@ -214,16 +230,22 @@ class PrivateTable:
         epsilon = pure_of_mu(math.sqrt(mu_squared))
         event = AboveThreshold.costing(epsilon, sensitivity=sensitivity, stage=stage, label=label)
         self._charge(event)
-        exact = self._excess(queries, targets, limits)
+        left = iter(targets)
+        ((found,),) = self._once([event], lambda: [[self._first(event, self._excess(queries, left, limits))]])
+        _exhaust(left)
+        return None if found < 0 else found
+
+    def _first(self, event: AboveThreshold, exact: IntArray) -> int:
+        """The first that is noisily at most the noisy threshold; -1 where none is."""
         threshold = int(self._noise.discrete_laplace(event.threshold_scale, 1)[0])
         noisy = exact + self._noise.discrete_laplace(event.query_scale, len(exact))
         for i, reached in enumerate((noisy <= threshold).astype(np.int64)):
             said = np.array([reached])
             if self._witness is not None:
-                said = self._witness.answer(f"{stage}/{label}", exact[i : i + 1], sensitivity, said)
+                said = self._witness.answer(_name(event), exact[i : i + 1], event.sensitivity, said)
             if said[0]:
                 return i
-        return None
+        return -1
 
     def _excess(
         self, queries: Sequence[Sequence[Coding]], targets: Iterable[Sequence[FloatArray]], limits: Sequence[float]
@@ -240,15 +262,10 @@ class PrivateTable:
         """Noisy number of different values in each column. One unit moves it by at most its rows, `max_rows`."""
         sensitivity = self._source.max_rows
         sigma = self._sigma(sensitivity, mu_squared / max(len(columns), 1))
-        out = []
-        for column in columns:
-            label = f"distinct values of {column}"
-            self._charge_gaussian(stage, label, sensitivity, sigma)
-            exact = np.array([self._source.count_distinct(column)], np.int64)
-            noisy = self._noisy(f"{stage}/{label}", exact, sensitivity, sigma)
-            # `_noisy` divides by the weight of a unit; this count is one of values.
-            out.append(Measurement(values=noisy.values * self._source.scale, sigma=sigma))
-        return out
+        events = [self._charge_gaussian(stage, f"distinct values of {c}", sensitivity, sigma) for c in columns]
+        found = self._noisy(events, lambda: [np.array([self._source.count_distinct(c)], np.int64) for c in columns])
+        # `_noisy` divides by the weight of a unit; this count is one of values.
+        return [Measurement(values=noisy.values * self._source.scale, sigma=sigma) for noisy in found]
 
     def vocabulary(self, column: str, *, mu_squared: float, delta: float, stage: str) -> Vocabulary:
         """Values that occur in a column and that enough units hold, with noisy counts.
@@ -266,24 +283,27 @@ class PrivateTable:
         # Released when count + round(noise) >= threshold: of a value held by one unit, when noise > threshold - scale - 1/2.
         threshold = math.ceil(scale + 0.5 - sigma * float(ndtri(delta / self._source.max_rows)))
         label = f"values of {column}"
-        self._charge(
-            StabilityHistogram(
-                stage=stage, label=label, sensitivity=float(scale), sigma=sigma, threshold=float(threshold), delta=delta
-            )
+        event = StabilityHistogram(
+            stage=stage, label=label, sensitivity=float(scale), sigma=sigma, threshold=float(threshold), delta=delta
         )
+        self._charge(event)
+        values, counts = self._once([event], lambda: _parts(self._frequent(column, event), scale))
+        return _vocabulary(values, np.array(counts, np.int64), event, scale)
+
+    def _frequent(self, column: str, event: StabilityHistogram) -> Vocabulary:
+        """The values whose noisy counts reach the threshold."""
+        scale, threshold = self._source.scale, event.threshold
         values, exact = self._source.count_values(column)
-        noisy = exact + self._noise.rounded_gaussian(sigma, len(exact))
+        noisy = exact + self._noise.rounded_gaussian(event.sigma, len(exact))
         kept = np.flatnonzero(noisy >= threshold)
         # In an order that says nothing of the rows': by noisy count, then by value.
         kept = (
             kept[sorted(range(len(kept)), key=lambda i: (-noisy[kept[i]], str(values[kept[i]])))] if len(kept) else kept
         )
-        released = Vocabulary(
-            values=tuple(values[kept]), counts=noisy[kept] / scale, sigma=sigma / scale, threshold=threshold / scale
-        )
+        released = _vocabulary(values[kept], noisy[kept], event, scale)
         if self._witness is not None:
             by_value = dict(zip(values.tolist(), exact.tolist(), strict=True))
-            released = self._witness.vocabulary(f"{stage}/{label}", by_value, scale, released)
+            released = self._witness.vocabulary(_name(event), by_value, scale, released)
         return released
 
     def _sigma(self, sensitivity: float, mu_squared: float) -> float:
@@ -291,17 +311,57 @@ class PrivateTable:
             raise PrivacyError("a query needs a part of the budget above zero")
         return sensitivity / math.sqrt(mu_squared)
 
-    def _charge_gaussian(self, stage: str, label: str, sensitivity: float, sigma: float) -> None:
-        self._charge(Gaussian(stage=stage, label=label, sensitivity=float(sensitivity), sigma=sigma))
+    def _charge_gaussian(self, stage: str, label: str, sensitivity: float, sigma: float) -> Gaussian:
+        event = Gaussian(stage=stage, label=label, sensitivity=float(sensitivity), sigma=sigma)
+        self._charge(event)
+        return event
 
     def _charge(self, event: Event) -> None:
         self.account.charge(event)
 
-    def _noisy(self, label: str, exact: IntArray, sensitivity: float, sigma: float) -> Measurement:
-        noisy = exact + self._noise.rounded_gaussian(sigma, exact.size)
+    def _once(self, events: Sequence[Event], draw: Callable[[], list[list[Any]]]) -> list[list[Any]]:
+        return draw() if self.kept is None else self.kept.once(events, draw)
+
+    def _noisy(self, events: Sequence[Gaussian], exact: Callable[[], Sequence[IntArray]]) -> list[Measurement]:
+        """One measurement for each event, which was charged. exact: called where they are drawn now."""
+
+        def draw() -> list[IntArray]:
+            return [self._drawn(event, answer) for event, answer in zip(events, exact(), strict=True)]
+
+        if self.kept is None:
+            answers = draw()
+        else:
+            stored = self.kept.once(events, lambda: [a.tolist() for a in draw()])
+            answers = [np.array(a, np.int64) for a in stored]
+        scale = self._source.scale
+        return [Measurement(values=a / scale, sigma=e.sigma / scale) for e, a in zip(events, answers, strict=True)]
+
+    def _drawn(self, event: Gaussian, exact: IntArray) -> IntArray:
+        noisy: IntArray = exact + self._noise.rounded_gaussian(event.sigma, exact.size)
         if self._witness is not None:
-            noisy = self._witness.answer(label, exact, sensitivity, noisy)
-        return Measurement(values=noisy / self._source.scale, sigma=sigma / self._source.scale)
+            noisy = self._witness.answer(_name(event), exact, event.sensitivity, noisy)
+        return noisy
+
+
+def _name(event: Leaf) -> str:
+    return f"{event.stage}/{event.label}"
+
+
+def _vocabulary(values: Iterable[object], counts: IntArray, event: StabilityHistogram, scale: int) -> Vocabulary:
+    return Vocabulary(
+        values=tuple(values), counts=counts / scale, sigma=event.sigma / scale, threshold=event.threshold / scale
+    )
+
+
+def _parts(released: Vocabulary, scale: int) -> list[list[Any]]:
+    """(values, counts on the grid) as JSON values."""
+    return [list(released.values), np.rint(released.counts * scale).astype(np.int64).tolist()]
+
+
+def _exhaust(targets: Iterator[object]) -> None:
+    """Whoever makes tables as they are needed may note something of each: have them made where an answer is given again, too."""
+    for _ in targets:
+        pass
 
 
 def _batches(queries: Sequence[Sequence[Coding]]) -> Iterator[Sequence[Sequence[Coding]]]:

@@ -19,7 +19,7 @@ NAMES = (
 
 SIGNATURES = {
     "fit": "data *epsilon *delta *schema *unit *max_rows_per_unit *model *gate *ledger *dataset *allow_synthetic "
-    "*max_seconds *max_memory *device *patterns_only *progress *insecure_seed",
+    "*max_seconds *max_memory *checkpoint *device *patterns_only *progress *insecure_seed",
     "collapse": "data generations *epsilon *delta *mix *schema *unit *max_rows_per_unit *model *ledger *dataset *device "
     "*patterns_only *progress *insecure_seed",
     "load": "path",

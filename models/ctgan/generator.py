@@ -37,6 +37,8 @@ STAGE, LABEL = "critic", "DP-SGD"
 _SEED = 0
 # How often on its way the critic is looked at, and rows by which it is judged.
 _LOOKS, _JUDGED_BY = 4, 60_000
+# Steps between two checkpoints, if any are kept: so many are lost, at most, where a training is killed.
+_EVERY = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,24 +208,54 @@ class CTGAN:
     ) -> None:
         """DP-SGD; then the critic is the one on its way that fits the tables best, or the one that says nothing."""
         judged = drawn[:_JUDGED_BY]
-        none = {name: p.detach().clone() for name, p in critic.named_parameters()}
-        best, least = none, misfit(dual, judged, np.zeros(len(judged)))
+        best = Best(critic, misfit(dual, judged, np.zeros(len(judged))))
         looks = {max(training.plan.steps * k // _LOOKS, 1) for k in range(1, _LOOKS + 1)}
         rows = table.training_rows({c.column: c for c in codecs})
         spent, delta = table.account.spent, delta_of(table.account.reserved)
         progress.stage("training the critic on the rows", training.plan.steps)
-        for step, trainer in training.steps(critic, rows):
+        journal, path = table.kept.training(LABEL) if table.kept is not None else (None, None)
+        for step, trainer in training.steps(
+            critic, rows, journal=journal, checkpoint=path, every=_EVERY, also={"best": best}
+        ):
             progress.advance()
-            if step not in looks:
+            if not any(best.looked < look <= step for look in looks):
                 continue
             so_far = Reserve(adaptive=spent, planned=(replace(training.plan.event, steps=step),))
             progress.note(f"epsilon {so_far.epsilon(delta):.2f} so far")
             weights = weights_of(trainer)
             with trainer.averaged():
                 found = misfit(dual, judged, critic_logs(critic, judged, self.loss, self.ratio_limit))
-            if found < least:
-                best, least = dict(weights), found
-        critic.load_state_dict(best, strict=False)
+            best.look(step, weights, found)
+        critic.load_state_dict(best.weights, strict=False)
+
+
+class Best(torch.nn.Module):
+    """The critic on its way that fitted the tables best, so far; a module, so that a checkpoint keeps it."""
+
+    def __init__(self, critic: Critic, misfit: float) -> None:
+        super().__init__()
+        self._names = dict(critic.named_parameters())
+        for name, p in self._names.items():
+            self.register_buffer(name.replace(".", "/"), p.detach().clone())
+        self.register_buffer("misfit", torch.tensor(misfit, dtype=torch.float64))
+        self.register_buffer("last_look", torch.tensor(0))
+
+    @property
+    def looked(self) -> int:
+        """The step of the last look."""
+        return int(self.get_buffer("last_look"))
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        return {name: self.get_buffer(name.replace(".", "/")) for name in self._names}
+
+    def look(self, step: int, weights: Mapping[str, torch.Tensor], misfit: float) -> None:
+        """Keep weights that fit better than all before."""
+        self.get_buffer("last_look").fill_(step)
+        if misfit < float(self.get_buffer("misfit")):
+            self.get_buffer("misfit").fill_(misfit)
+            for name, kept in self.weights.items():
+                kept.copy_(weights[name])
 
 
 def dual_of(model: TableModel, rows: IntArray, codecs: Sequence[Codec], n_units: float) -> Dual:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dpsynth.models.ctgan.networks import Critic, losses_of
 from dpsynth.privacy.dpsgd.batch import Loss, MicroBatch, Rows, trainable
+from dpsynth.privacy.dpsgd.checkpoint import Also
 from dpsynth.privacy.dpsgd.clipping import Clipping, clipper
 from dpsynth.privacy.dpsgd.plan import Training
 from dpsynth.privacy.dpsgd.rows import TrainingRows
@@ -64,10 +65,11 @@ class CriticTraining:
         journal: StepJournal | None = None,
         checkpoint: Path | None = None,
         every: int = 10,
+        also: Also | None = None,
     ) -> Iterator[tuple[int, PrivateTrainer]]:
         """Take the plan's steps; yields the number of each with the trainer, whose critic is private already.
 
-        rows: the columns' codes by name.  journal, checkpoint, every: to take the training up after a crash.
+        rows: the columns' codes by name.  journal, checkpoint, every, also: to take the training up after a crash.
         """
         trainer = PrivateTrainer(
             critic,
@@ -82,6 +84,7 @@ class CriticTraining:
             journal=journal,
             checkpoint=checkpoint,
             every=every,
+            also=also,
         )
         for step in trainer.steps():
             yield step, trainer

@@ -5,6 +5,7 @@ Everything in it follows from noisy sums that were paid for. Nothing of the rows
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -28,6 +29,15 @@ class Checkpoint:
 
     body: dict[str, Any]
     tensors: dict[str, Tensor]
+
+    @property
+    def digest(self) -> str:
+        """Of all of it but the MAC."""
+        found = hashlib.sha256(json.dumps({k: v for k, v in self.body.items() if k != "mac"}, sort_keys=True).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + values.tobytes())
+        return found.hexdigest()
 
     def save(self, path: Path) -> None:
         """Write it, on disk, in place of the one before."""

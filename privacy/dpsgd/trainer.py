@@ -45,6 +45,10 @@ class StepJournal(Protocol):
 
     def book(self, first: int, last: int) -> None: ...
 
+    def sign(self, digest: str) -> str: ...
+
+    def fits(self, mac: str, digest: str) -> bool: ...
+
 
 class PrivateTrainer:
     """DP-SGD on the rows behind a handle.
@@ -171,6 +175,7 @@ class PrivateTrainer:
         journal, path = self._journal, self._path
         booked = int(self._processes.from_first(lambda: np.array([self._begun(journal)]))[0])
         if booked == 0:
+            self._save(0)  # whatever becomes of the first steps, there is something to go on from
             return 1
         if not path.exists():
             raise PrivacyError(
@@ -301,6 +306,7 @@ class PrivateTrainer:
                 found, optimizers[f"also/{name}"] = optimizer_state(part, f"also/{name}")
                 tensors |= found
         body = {"run": self._journal.run, "plan": asdict(self._plan), "step": step, "optimizers": optimizers}
+        body["mac"] = self._journal.sign(Checkpoint(body, tensors).digest)
         Checkpoint(body, tensors).save(self._path)
 
     def _load(self, saved: Checkpoint, booked: int) -> None:
@@ -308,6 +314,8 @@ class PrivateTrainer:
         assert self._journal is not None
         if body["run"] != self._journal.run or body["plan"] != asdict(self._plan) or body["step"] > booked:
             raise PrivacyError("the checkpoint is of another run or plan than the journal; nothing was taken up")
+        if not self._journal.fits(str(body.get("mac")), saved.digest):
+            raise PrivacyError("the checkpoint was changed by something other than dpsynth; nothing was taken up")
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -7,14 +7,16 @@ ledger        the API
 book          what the entries of one data set add up to, and whether a cap grants one more run
 journal       appends to the chain of entries; keeps each data set's sum beside it, sealed
 training      the journal of a training's steps
+folder        what a run has bought so far, to take it up again after a crash
 verify        recomputes everything from the entries and names each place that differs
 fingerprint   the same rows, known again under another name, order or file format
 database      SQLite or PostgreSQL: tables, locks, time-outs, errors in plain words
 key           the key of all MACs, kept outside the database
 """
 
+from dpsynth.privacy.ledger.folder import RunFolder
 from dpsynth.privacy.ledger.ledger import Ledger
 from dpsynth.privacy.ledger.training import LedgerSteps
 from dpsynth.privacy.ledger.values import DatasetRecord, Entry, Reservation, Run, Spent, SubBudget
 
-__all__ = ["DatasetRecord", "Entry", "Ledger", "LedgerSteps", "Reservation", "Run", "Spent", "SubBudget"]
+__all__ = ["DatasetRecord", "Entry", "Ledger", "LedgerSteps", "Reservation", "Run", "RunFolder", "Spent", "SubBudget"]

@@ -59,6 +59,14 @@ class LedgerSteps:
             body = {"label": self._label, "first": first, "last": last}
             journal.append(entries[0].dataset, self.run, "steps", body)
 
+    def sign(self, digest: str) -> str:
+        """MAC of the digest of this training's checkpoint."""
+        return self._ledger._keys.sign("checkpoint", self.run, self._label, digest)
+
+    def fits(self, mac: str, digest: str) -> bool:
+        """Whether `mac` is that of the checkpoint with this digest."""
+        return self._ledger._keys.fits(mac, "checkpoint", self.run, self._label, digest)
+
     def events_before(self) -> tuple[Event, ...]:
         """The run's events before its training began, to charge them to the account of a run that is taken up again."""
         with self._ledger._reading() as journal:

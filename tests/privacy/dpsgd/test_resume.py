@@ -163,13 +163,19 @@ class Steps:
             raise Crash
         self.booked = last
 
+    def sign(self, digest: str) -> str:
+        return digest
+
+    def fits(self, mac: str, digest: str) -> bool:
+        return mac == digest
+
 
 def test_without_its_checkpoint_a_training_starts_as_a_new_run_or_not_at_all(
     ledger: Ledger, run: Reservation, tmp_path: Path
 ) -> None:
     path = tmp_path / "t.safetensors"
     crash_after(begun(ledger, run, path), 2)
-    assert not path.exists()
+    path.unlink()
     with pytest.raises(PrivacyError, match="charged anew"):
         begun(ledger, run, path, fresh=False).run()
     assert booked(ledger) == [(1, 3)]
@@ -239,10 +245,17 @@ def test_a_checkpoint_is_of_its_run_and_plan_and_holds_nothing_private(
     assert names == {f"{kind}/{p}" for kind in ("model", "average") for p in parts} | {
         f"optimizer/{i}/{key}" for i in (0, 1) for key in ("step", "exp_avg", "exp_avg_sq")
     }
-    assert set(body) == {"format", "run", "plan", "step", "optimizers"}
+    assert set(body) == {"format", "run", "plan", "step", "optimizers", "mac"}
     assert all(p.grad is None and not hasattr(p, "grad_sample") for p in trained._model.parameters())
+    old = tmp_path / "old.safetensors"
+    old.write_bytes(path.read_bytes())
     Checkpoint(Checkpoint.load(path).body | {"run": "run_1"}, Checkpoint.load(path).tensors).save(path)
     with pytest.raises(PrivacyError, match="another run or plan"):
+        begun(ledger, run, path, fresh=False).run()
+    kept = Checkpoint.load(old)
+    kept.tensors["model/line.bias"] += 1
+    kept.save(path)
+    with pytest.raises(PrivacyError, match="was changed"):
         begun(ledger, run, path, fresh=False).run()
     path.write_bytes(b"no tensors")
     with pytest.raises(ModelError, match="no checkpoint"):
