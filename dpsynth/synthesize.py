@@ -231,7 +231,7 @@ def fit_rows(
         columns=[c.name for c in rows.columns],
     )
     label = "fit" if maker is None else f"fit on synthetic rows of {maker}"
-    about = _about(rows, record, fingerprint, source.max_rows, label, settings, noise)
+    about = {} if folder is None else _about(rows, record, fingerprint, source.max_rows, label, settings, noise)
     reservation, settings = _reserved(ledger, folder, record, reserve, label, about, settings)
 
     table = PrivateTable(source, account=Account(reserve), noise=noise, witness=witness, kept=folder)
@@ -301,7 +301,7 @@ def _gate(
     drawn, seen = [], []
     for rng in map(np.random.default_rng, seeds):
         codes, unit_ids = draw(domain, model, domain.n_rows, {}, rng)
-        drawn.append(Drawn.of(codes, unit_ids, rng))
+        drawn.append((codes, unit_ids, rng))
         seen.append((codes, unit_weights(domain, unit_ids)))
     found: int | None = 0
     if len(seen) > 1:
@@ -309,7 +309,8 @@ def _gate(
         found = gates.first_close(table, domain.codecs, seen, gate, part)
     place = len(seen) - 1 if found is None else found
     measured = gates.measure(table, domain, *seen[place], gate, table.account.left.mu_squared)
-    kept = drawn[place] if drawn[place].nbytes <= KEPT else None
+    packed = Drawn.of(*drawn[place])
+    kept = packed if packed.nbytes <= KEPT else None
     return seeds[place], kept, seen[place], replace(measured, candidate=0 if found is None else found + 1)
 
 

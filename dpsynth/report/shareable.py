@@ -3,6 +3,7 @@ synthetic table; it never sees a real row."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def render(
     synth: Synthesizer, table: pd.DataFrame, gate: GateReport, *, recipient: str | None, purpose: str | None
 ) -> str:
     """HTML of the shareable report on one synthetic table."""
+    cells = read(table).cells
     return page.render(
         "shareable.html.j2",
         title="A synthetic table, and what is known of it",
@@ -42,19 +44,18 @@ def render(
         purpose=purpose,
         budget=plots.stacked_bar(synth.privacy.spent_by_stage()),
         checks=plots.intervals([(c.name, c.value, c.low, c.high, c.threshold) for c in gate.checks if c.threshold]),
-        histograms=_histograms(synth, table, gate),
+        histograms=_histograms(synth, cells, gate),
         facts=list(synth.facts.values()),
         associations=_associations(synth, table),
         pairs=len(synth.tree),
-        coverage=_coverage(synth, table),
+        coverage=_coverage(synth, table, cells),
         notes=synth.notes,
         tiers=tiers(synth.privacy, gate.said),
     )
 
 
-def _histograms(synth: Synthesizer, table: pd.DataFrame, gate: GateReport) -> list[dict[str, Any]]:
+def _histograms(synth: Synthesizer, cells: Mapping[str, Cells], gate: GateReport) -> list[dict[str, Any]]:
     distances = {c.name: f"{max(c.tv1, 0.0):.3f} ± {2 * c.noise:.3f}" for c in gate.columns}
-    cells = read(table).cells
     out = []
     for name, fact in synth.facts.items():
         if fact.codec is None or fact.treatment != "modelled":
@@ -65,9 +66,9 @@ def _histograms(synth: Synthesizer, table: pd.DataFrame, gate: GateReport) -> li
     return out
 
 
-def _coverage(synth: Synthesizer, table: pd.DataFrame) -> list[dict[str, Any]]:
+def _coverage(synth: Synthesizer, table: pd.DataFrame, cells: Mapping[str, Cells]) -> list[dict[str, Any]]:
     """Of each column of labels that texts were written for: by label its share of the rows as measured, its share here, its texts here."""
-    cells, out = read(table).cells, []
+    out = []
     for writer in synth.writers:
         texts = table[writer.column].notna() & (table[writer.column] != "")
         for name in writer.conditions:

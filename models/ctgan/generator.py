@@ -234,8 +234,8 @@ class Best(torch.nn.Module):
 
     def __init__(self, critic: Critic, misfit: float) -> None:
         super().__init__()
-        self._names = dict(critic.named_parameters())
-        for name, p in self._names.items():
+        self._names = [name for name, _ in critic.named_parameters()]
+        for name, p in critic.named_parameters():
             self.register_buffer(name.replace(".", "/"), p.detach().clone())
         self.register_buffer("misfit", torch.tensor(misfit, dtype=torch.float64))
         self.register_buffer("last_look", torch.tensor(0))

@@ -25,8 +25,8 @@ def pair_cells(rows: IntArray, sizes: Sequence[int]) -> NDArray[np.int32]:
     d, wide = len(sizes), torch.tensor(sizes, dtype=torch.int32)
     columns = torch.from_numpy(np.ascontiguousarray(rows.T, np.int32))
     cells = torch.empty((len(rows), d * (d - 1) // 2), dtype=torch.int32)
-    held = [int(sizes[a]) * wide[a + 1 :] for a in range(d)]
-    firsts = torch.cat(held).cumsum(0, dtype=torch.int32) - torch.cat(held)
+    held = torch.cat([int(sizes[a]) * wide[a + 1 :] for a in range(d)])
+    firsts = held.cumsum(0, dtype=torch.int32) - held
     for start in range(0, len(rows), _CHUNK):
         part = columns[:, start : start + _CHUNK]
         after = [torch.addcmul(part[a + 1 :], part[a], wide[a + 1 :, None]) for a in range(d)]

@@ -21,7 +21,7 @@ from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.ledger import Ledger
 from dpsynth.privacy.noise import Noise
 from dpsynth.report.shareable import _coverage
-from dpsynth.sources import hold
+from dpsynth.sources import hold, read
 from dpsynth.split import Split
 from dpsynth.synthesize import Settings, _public_randomness, fit_rows
 
@@ -90,7 +90,7 @@ def test_texts_are_new_one_for_each_row_that_has_one(synth: dpsynth.Synthesizer)
 
 def test_the_report_shows_how_many_texts_each_label_has_before_and_after(synth: dpsynth.Synthesizer) -> None:
     table = pd.DataFrame({"subject": ["top up"] * 3 + ["lost card"], "note": ["a", None, "c", "d"]})
-    (part,) = _coverage(synth, table)
+    (part,) = _coverage(synth, table, read(table).cells)
     assert (part["text"], part["column"]) == ("note", "subject")
     found = {label: rest for label, *rest in part["labels"]}
     measured = synth.facts["subject"].codec.shares  # type: ignore[union-attr]
