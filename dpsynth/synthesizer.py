@@ -84,7 +84,7 @@ class Synthesizer:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the data should know, in plain words."""
-        return tuple(_notes(self.domain, self.writers))
+        return (*_notes(self.domain, self.writers), *_of_copies(self.privacy, self.writers))
 
     def one_way(self, name: str) -> pd.Series[float]:
         """The column's shares under DP by label or interval; sums to 1.
@@ -373,6 +373,21 @@ def _notes(domain: Domain, writers: Sequence[TextModel] = ()) -> list[str]:
         out.append("Rows of one unit are drawn independently: what ties a unit's rows together is not modelled.")
     out.append("Dependence is modelled for the measured pairs of columns and what follows from them.")
     return out
+
+
+def _of_copies(privacy: PrivacyStatement, writers: Sequence[TextModel]) -> list[str]:
+    """What the guarantee says of a text that stands in several rows or units."""
+    if not writers:
+        return []
+    columns = ", ".join(w.column for w in writers)
+    if privacy.unit == "row":
+        held, whole = "rows", "each row is covered at the stated epsilon"
+    else:
+        held, whole = (
+            "units",
+            f"of each unit at most {privacy.max_rows_per_unit} rows were read, covered together at the stated epsilon",
+        )
+    return [f"{columns}: {whole}; a text that k {held} hold, word for word, at k times that epsilon."]
 
 
 def _domain_to_json(domain: Domain) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def main() -> None:
     ask.add_argument("--about", default="Questions that customers ask a bank", help="public: what the texts are")
     ask.add_argument("--epsilon", type=float, default=4.0)
     ask.add_argument("--rows", type=int, help="texts to write; default: as many as the table has")
-    ask.add_argument("--overdraw", type=float, default=4.0)
+    ask.add_argument("--overdraw", type=float, default=Language().overdraw, help="texts written for each that is kept")
+    ask.add_argument("--fluent", type=float, default=Language().fluent, help="share of them that is chosen among")
     ask.add_argument("--no-filter", action="store_true")
     ask.add_argument("--judge", default=pretrained.DEFAULT, help="a language model that says how fluent the texts are")
     args = ask.parse_args()
@@ -103,7 +104,7 @@ def main() -> None:
         ]
     )
     start = time.perf_counter()
-    model = Language(description=args.about, overdraw=args.overdraw, select=not args.no_filter)
+    model = Language(description=args.about, overdraw=args.overdraw, fluent=args.fluent, select=not args.no_filter)
     synth = dpsynth.fit(train.reset_index(drop=True), epsilon=args.epsilon, schema=schema, model=model)
     fitted = time.perf_counter()
     synth.save(args.out / "model")

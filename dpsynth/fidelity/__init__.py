@@ -9,27 +9,58 @@ What may leave is the gate's report, which is made of DP measurements (see `gate
     comparison.py   two coded tables beside each other
     learners.py     what a classifier makes of them: telling them apart, and learning from one for the other
     groups.py       the same for subgroups
+    texts.py        figures of two sets of texts, or of their embeddings
+    written.py      a column of texts beside the real one
     decay.py        what is left after generations of models that learned from each other (see `dpsynth.generations`)
     results.py      what comes out
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from dpsynth.fidelity.coded import Bins, Coded, coded, comparable
+from dpsynth.fidelity.coded import Bins, Coded, as_strings, coded, comparable
 from dpsynth.fidelity.comparison import Comparison, column_scores, pair_scores
 from dpsynth.fidelity.groups import group_scores
 from dpsynth.fidelity.learners import Task
 from dpsynth.fidelity.metrics import scores
-from dpsynth.fidelity.results import Collapse, ColumnScore, Decay, FidelityReport, GroupScore, PairScore, Scores
+from dpsynth.fidelity.results import (
+    Collapse,
+    ColumnScore,
+    Decay,
+    FidelityReport,
+    GroupScore,
+    LearnedFromTexts,
+    PairScore,
+    Scores,
+    TextFigures,
+    TextScore,
+)
+from dpsynth.fidelity.written import MOST_LABELS, text_score
+from dpsynth.privacy.source import Cells
 from dpsynth.schema import Schema
 from dpsynth.sources import read
 
-__all__ = ["Collapse", "ColumnScore", "Decay", "FidelityReport", "GroupScore", "PairScore", "Scores", "evaluate"]
+__all__ = [
+    "Collapse",
+    "ColumnScore",
+    "Decay",
+    "FidelityReport",
+    "GroupScore",
+    "LearnedFromTexts",
+    "PairScore",
+    "Scores",
+    "TextFigures",
+    "TextScore",
+    "evaluate",
+]
+
+# Columns of labels that are learned from a column of texts, where no target is declared.
+MOST_LEARNED = 3
 
 
 def evaluate(
@@ -40,6 +71,8 @@ def evaluate(
     *,
     sdmetrics: bool = False,
     learners: bool = True,
+    texts: bool = True,
+    canaries: Sequence[str] | None = None,
 ) -> FidelityReport:
     """Compare a synthetic table with the real one. For the owner's eyes: reads real rows and books nothing.
 
@@ -47,13 +80,16 @@ def evaluate(
     schema: columns of kind id and identifiers are skipped; its target is learned from synthetic rows and tested on real ones;
     the groups of its sensitive columns are looked at.  sdmetrics: add SDMetrics' quality score.
     learners: also train classifiers: that tell the tables apart, and that learn the target.
+    texts: also compare columns of texts, at most 1,500 of each side by their embeddings.  canaries: texts that were planted in the
+    real table; how many of them stand in a synthetic text is told.
     Raises SchemaError where columns are missing.
     """
     cells = {"real": read(real).cells, "synthetic": read(synthetic).cells}
     if holdout is not None:
         cells["other"] = read(holdout).cells
-    names, skipped = comparable(cells, schema)
-    bins = {name: Bins.of(cells["real"][name]) for name in names}
+    columns = comparable(cells, schema)
+    bins = columns.bins(cells["real"])
+    names = list(bins)
     tables = {which: coded(bins, c) for which, c in cells.items()}
     rng = np.random.default_rng(0)
     tables["base"] = tables["real"]
@@ -82,11 +118,32 @@ def evaluate(
         columns=column_scores(compared["synthetic"], compared["ceiling"]),
         pairs=pair_scores(compared["synthetic"], compared["ceiling"]),
         ceiling_of="holdout" if holdout is not None else "two halves of the real table",
-        skipped=skipped,
+        skipped=columns.skipped,
+        texts=_texts(columns.texts, cells, bins, schema, canaries, learners) if texts else (),
         groups=tuple(group_scores(tables, bins, sensitive, task)),
         target=None if task is None else (task.target, task.measure),
         quality=_quality(real, synthetic, names) if sdmetrics else None,
     )
+
+
+def _texts(
+    columns: Sequence[str],
+    cells: Mapping[str, Mapping[str, Cells]],
+    bins: Mapping[str, Bins],
+    schema: Schema | None,
+    canaries: Sequence[str] | None,
+    learners: bool,
+) -> tuple[TextScore, ...]:
+    """Each column of texts, and what they say of the columns of labels: the targets among them where some are declared."""
+    labels = [
+        name
+        for name, b in bins.items()
+        if b.edges is None and name not in columns and len(as_strings(cells["real"][name]).uniques) <= MOST_LABELS
+    ]
+    targets = {c.name for c in schema.columns if c.role == "target"} if schema is not None else set()
+    chosen = [name for name in labels if name in targets] or labels[:MOST_LEARNED]
+    scored = (text_score(name, cells, chosen, canaries, learners) for name in columns)
+    return tuple(score for score in scored if score is not None)
 
 
 def _task(schema: Schema | None, test: Coded, names: list[str]) -> Task | None:

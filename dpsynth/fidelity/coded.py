@@ -75,10 +75,15 @@ class Bins:
             known = values[~np.isnan(values)]
             edges = np.unique(np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1])) if len(known) else np.zeros(0)
             return cls(edges, {}, scale)
-        strings = _as_strings(cells)
+        strings = as_strings(cells)
         counts = np.bincount(strings.codes[strings.codes >= 0], minlength=len(strings.uniques))
         top = np.argsort(-counts, kind="stable")[:LABELS]
         return cls(None, {str(strings.uniques[i]): k for k, i in enumerate(top)}, None)
+
+    @classmethod
+    def of_presence(cls) -> Bins:
+        """A column of texts: there or not."""
+        return cls(None, {}, None)
 
     @property
     def names(self) -> list[str]:
@@ -97,7 +102,7 @@ class Bins:
         if self.edges is not None:
             values = numbers(cells, self.scale)
             return np.where(np.isnan(values), self.size - 1, np.searchsorted(self.edges, values, side="right"))
-        strings = _as_strings(cells)
+        strings = as_strings(cells)
         per_label = [self.labels.get(str(u), len(self.labels)) for u in strings.uniques]
         return np.append(np.array(per_label, np.int64), self.size - 1)[strings.codes]
 
@@ -116,7 +121,7 @@ def _scale(cells: Cells) -> Any:
     return None
 
 
-def _as_strings(cells: Cells) -> Strings:
+def as_strings(cells: Cells) -> Strings:
     if isinstance(cells, Strings):
         return cells
     uniques, codes = np.unique(cells.data, return_inverse=True)
@@ -124,9 +129,25 @@ def _as_strings(cells: Cells) -> Strings:
     return Strings(np.where(np.isnan(cells.data), -1, codes).astype(np.int32), labels)
 
 
-def comparable(tables: Mapping[str, Mapping[str, Cells]], schema: Schema | None) -> tuple[list[str], tuple[str, ...]]:
-    """Columns to compare, and those that are skipped: ids, identifiers, and labels that hardly ever repeat."""
+@dataclass(frozen=True, slots=True)
+class Comparable:
+    """The columns of a table. names: to compare in bins.  texts: to compare as texts.  skipped: ids and identifiers."""
+
+    names: tuple[str, ...]
+    texts: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+    def bins(self, cells: Mapping[str, Cells]) -> dict[str, Bins]:
+        """Bins of the real table's columns. Where there are only texts, all that can be compared so is whether there is one."""
+        if self.names:
+            return {name: Bins.of(cells[name]) for name in self.names}
+        return {name: Bins.of_presence() for name in self.texts}
+
+
+def comparable(tables: Mapping[str, Mapping[str, Cells]], schema: Schema | None) -> Comparable:
+    """What to do with each column: texts are what is declared so, else labels of several words that hardly ever repeat."""
     names: list[str] = []
+    texts: list[str] = []
     skipped: list[str] = []
     for name, cells in tables["real"].items():
         for which, table in tables.items():
@@ -135,7 +156,13 @@ def comparable(tables: Mapping[str, Mapping[str, Cells]], schema: Schema | None)
         declared = schema[name] if schema is not None and name in schema else None
         is_id = declared is not None and (declared.kind == "id" or declared.role == "identifier")
         unique = isinstance(cells, Strings) and len(cells.uniques) > max(50, 0.5 * len(cells)) and _scale(cells) is None
-        (skipped if is_id or unique else names).append(name)
-    if not names:
+        is_text = declared.kind == "text" if declared is not None else unique and _wordy(cells)
+        (skipped if is_id else texts if is_text else skipped if unique else names).append(name)
+    if not names and not texts:
         raise SchemaError("no column can be compared: all hold identifiers")
-    return names, tuple(skipped)
+    return Comparable(tuple(names), tuple(texts), tuple(skipped))
+
+
+def _wordy(cells: Cells) -> bool:
+    """Whether most different labels are of three words or more."""
+    return isinstance(cells, Strings) and float(np.median([len(str(u).split()) for u in cells.uniques])) >= 3

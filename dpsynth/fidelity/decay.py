@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dpsynth.fidelity.coded import Bins, Coded, coded, comparable
+from dpsynth.fidelity.coded import Coded, coded, comparable
 from dpsynth.fidelity.comparison import Comparison, mean, shares
 from dpsynth.fidelity.results import Decay
 from dpsynth.privacy.source import Cells, FloatArray
@@ -29,8 +29,8 @@ class Original:
     """The real table that every generation is held to. Private."""
 
     def __init__(self, cells: Mapping[str, Cells], schema: Schema | None, unit: str | None) -> None:
-        names, _ = comparable({"real": cells}, schema)
-        self._bins = {name: Bins.of(cells[name]) for name in names if name != unit}
+        found = comparable({"real": cells}, schema).bins(cells)
+        self._bins = {name: bins for name, bins in found.items() if name != unit}
         self._table = coded(self._bins, cells)
 
     def decay(self, cells: Mapping[str, Cells]) -> Decay:

@@ -76,6 +76,52 @@ class GroupScore:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TextFigures:
+    """A set of texts against real ones; the functions of `fidelity.texts` say what each figure is.
+
+    frechet (0: equal), mauve (1: equal), precision, recall (of as many real texts: as the ceiling): of sentence embeddings; None where
+    no embedder is installed.  lengths, words: difference of the numbers of words, and of how often each word occurs (0: equal).
+    repeated: share of the texts that hold eight words in a row of a real one that was learned from.  nearly_copied: share that are one,
+    but for a word or two.
+    """
+
+    frechet: float | None
+    mauve: float | None
+    precision: float | None
+    recall: float | None
+    lengths: float
+    words: float
+    repeated: float
+    nearly_copied: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnedFromTexts:
+    """What words say of a column of labels: accuracy on other real texts of a classifier that learned from synthetic and from real
+    ones, and the share of synthetic texts to which the latter gives the label of their row.
+    """
+
+    label: str
+    synthetic: float
+    real: float
+    agreement: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextScore:
+    """One column of texts. ceiling: the same figures for other real texts.  compared: texts of each side that were embedded.
+    canaries: (of those that were planted, how many stand in a synthetic text; how many were planted), if any were named.
+    """
+
+    column: str
+    synthetic: TextFigures
+    ceiling: TextFigures
+    compared: int
+    learned: tuple[LearnedFromTexts, ...]
+    canaries: tuple[int, int] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Decay:
     """What of the real table is left in another one: 1 is all of it. None: the table has none of that.
 
@@ -129,7 +175,7 @@ class FidelityReport:
     """Fidelity of a synthetic table, each figure with its ceiling and floor. PRIVATE: made from real rows.
 
     ceiling_of: what the ceiling is ("holdout" or "two halves of the real table").  skipped: columns that were not compared.
-    groups: subgroups of the sensitive columns and of each two.  target: column that `utility` is about, and its measure.
+    texts: columns of texts.  groups: subgroups of the sensitive columns and of each two.  target: column that `utility` is about, and its measure.
     quality: SDMetrics' quality score, if it was asked for.  generations: what models lost that learned from their own output.
     """
 
@@ -140,6 +186,7 @@ class FidelityReport:
     pairs: tuple[PairScore, ...]
     ceiling_of: str
     skipped: tuple[str, ...]
+    texts: tuple[TextScore, ...] = ()
     groups: tuple[GroupScore, ...] = ()
     target: tuple[str, str] | None = None
     quality: float | None = None

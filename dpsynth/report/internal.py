@@ -9,7 +9,7 @@ import numpy as np
 from dpsynth.fidelity import Collapse, FidelityReport
 from dpsynth.privacy.source import FloatArray
 from dpsynth.report import page, plots
-from dpsynth.report.terminal import summary
+from dpsynth.report.terminal import summary, text_lines
 
 
 def render(report: FidelityReport) -> str:
@@ -22,6 +22,7 @@ def render(report: FidelityReport) -> str:
         summary=[(m.label, own, best, worst if m.of_dependence else None) for m, own, best, worst in summary(report)],
         real=plots.heat_map(names, _square(report, names, "real")),
         synthetic=plots.heat_map(names, _square(report, names, "synthetic")),
+        texts=[(score, text_lines(score)) for score in report.texts],
         **_generations(report.generations),
     )
 

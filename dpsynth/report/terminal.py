@@ -9,18 +9,19 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from dpsynth.fidelity import Collapse, Decay, FidelityReport
+    from dpsynth.fidelity import Collapse, Decay, FidelityReport, TextScore
     from dpsynth.fidelity.metrics import Metric
     from dpsynth.gate import GateReport
     from dpsynth.privacy.statement import PrivacyStatement
 
 
 def fidelity_tables(report: FidelityReport, pairs: int = 12) -> Group:
-    """Summary between ceiling and floor, the strongest associations, the columns that are furthest off."""
+    """Summary between ceiling and floor, the strongest associations, the columns that are furthest off, the texts."""
     from rich.console import Group
 
-    tables = [_summary(report), _associations(report, pairs), _columns(report)]
+    tables = [_summary(report), *([_associations(report, pairs)] if report.pairs else []), _columns(report)]
     tables += [_groups(report)] if report.groups else []
+    tables += [text_table(score) for score in report.texts]
     return Group(*tables, *([collapse_table(report.generations)] if report.generations is not None else []))
 
 
@@ -57,6 +58,54 @@ def summary(report: FidelityReport) -> list[tuple[Metric, float, float, float]]:
         if None not in (own, best, worst):
             out.append((metric, float(own), float(best), float(worst)))
     return out
+
+
+# Field of `TextFigures`, what it is called, whether it is a share of the texts.
+TEXT_FIGURES = (
+    ("frechet", "Fréchet distance of the embeddings (0 = equal)", False),
+    ("mauve", "MAUVE (1 = equal)", False),
+    ("precision", "lie among real ones (precision)", True),
+    ("recall", "real ones that lie among these (recall)", True),
+    ("lengths", "numbers of words (0 = equal)", False),
+    ("words", "how often each word occurs (0 = equal)", False),
+    ("repeated", "hold eight words in a row of a real one", True),
+    ("nearly_copied", "are a real one, but for a word or two", True),
+)
+
+
+def text_lines(score: TextScore) -> list[tuple[str, str, str]]:
+    """(what, synthetic, ceiling) of each figure of a column of texts."""
+    out = []
+    for name, said, share in TEXT_FIGURES:
+        own, best = getattr(score.synthetic, name), getattr(score.ceiling, name)
+        if own is not None:
+            out.append((said, f"{own:.1%}", f"{best:.1%}") if share else (said, f"{own:.3f}", f"{best:.3f}"))
+    for learned in score.learned:
+        out.append((f"{learned.label}, learned from them: accuracy", f"{learned.synthetic:.3f}", f"{learned.real:.3f}"))
+        out.append(
+            (
+                f"{learned.label}, as a classifier of real texts says it",
+                f"{learned.agreement:.1%}",
+                f"{learned.real:.1%}",
+            )
+        )
+    if score.canaries is not None:
+        out.append((f"canaries that stand in a text, of {score.canaries[1]:,} planted", f"{score.canaries[0]:,}", ""))
+    return out
+
+
+def text_table(score: TextScore) -> Table:
+    """A column of texts beside other real ones."""
+    from rich.table import Table
+
+    table = Table(
+        title=f"Texts of {score.column}", caption=f"{score.compared:,} texts of each side. PRIVATE: keep inside."
+    )
+    for name in ("figure", "synthetic", "ceiling"):
+        table.add_column(name, justify="left" if name == "figure" else "right", overflow="fold")
+    for line in text_lines(score):
+        table.add_row(*line)
+    return table
 
 
 def _groups(report: FidelityReport) -> Table:

@@ -86,6 +86,7 @@ def test_texts_are_new_one_for_each_row_that_has_one(synth: dpsynth.Synthesizer)
     assert synth.sample(30, seed=1).equals(synth.sample(30, seed=1))
     assert synth.sample(20, where={"subject": "top up"}, seed=2)["subject"].eq("top up").all()
     assert any("language model" in note for note in synth.notes)
+    assert any("at k times that epsilon" in note for note in synth.notes)
 
 
 def test_the_report_shows_how_many_texts_each_label_has_before_and_after(synth: dpsynth.Synthesizer) -> None:
