@@ -108,7 +108,7 @@ class Synthesizer:
         n: number of rows; None = about as many as the source (and without `where` and `seed`, the very table that the
         gate measured).  where: column -> value that every row has; sampled from the model, not by rejection.
         balance: a column of labels, each of which that is known to occur is to be as frequent as any other. What else stands in a row
-        still fits its label.
+        still fits its label.  Or a column of texts that a taxonomy was given for: its leaves are to be equally frequent.
         seed: makes the draw repeatable; it has no part in privacy.  frame: "pandas", "polars" or "pyarrow", in types learned under DP,
         instead of the input's frame and dtypes; or a SparkSession, for a Spark DataFrame whose partitions the executors draw.
         Raises SchemaError for a column or value that cannot be conditioned on; ModelError where texts are to be written in a cluster.
@@ -215,15 +215,20 @@ class Synthesizer:
         self, n: int, where: dict[str, Any], seed: int, balance: str | None = None
     ) -> tuple[pd.DataFrame, IntArray, IntArray]:
         """(table, its codes, the unit of each row)."""
+        writers, balance = self._balanced(balance)
         conditions = conditions_of(self.domain, where, balance)
         codes, unit_ids, rng = self._coded(n, conditions.evidence, seed)
         with make_progress(bool(self.writers) and n >= _MANY_TEXTS) as steps:
             if self.writers:
                 steps.stage("writing texts")
-            values = values_of(
-                self.domain, self.model, codes, conditions, rng, writers=self.writers, written=steps.advance
-            )
+            values = values_of(self.domain, self.model, codes, conditions, rng, writers=writers, written=steps.advance)
         return table_of(self.domain.facts, values, unit_ids, rng), codes, unit_ids
+
+    def _balanced(self, balance: str | None) -> tuple[tuple[TextModel, ...], str | None]:
+        """(what writes the texts, what is left for the table's model to balance)."""
+        if not any(w.column == balance for w in self.writers):
+            return self.writers, balance
+        return tuple(w.balanced() if w.column == balance else w for w in self.writers), None
 
     def _coded(
         self, n: int, evidence: Mapping[str, FloatArray], seed: int

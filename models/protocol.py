@@ -104,6 +104,16 @@ class TextModel(Protocol):
     def told(self) -> str:
         """How the texts come about, for a reader of the data."""
 
+    def coverage(self, texts: Sequence[str]) -> tuple[LabelCells, FloatArray, IntArray] | None:
+        """(leaves of a public tree as cells, share of the private texts in each as measured, the cell of each of these synthetic texts); None
+        where no tree is known, or a column's labels say which leaf a text belongs to."""
+
+    def branch(self, label: str) -> str:
+        """Where on the tree a label of a condition or a leaf grows; "" where that is not known."""
+
+    def balanced(self) -> TextModel:
+        """The same, with every leaf as frequent as any other. Raises SchemaError where `coverage` is None."""
+
     def write(
         self, conditions: Sequence[Own], n: int, rng: np.random.Generator, *, written: Callable[[int], None]
     ) -> list[str]:

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from markupsafe import Markup
 
-from dpsynth.encode.cells import LabelCells
+from dpsynth.encode.cells import FineCells, LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.fidelity import evaluate
 from dpsynth.gate import GateReport
-from dpsynth.privacy.source import Cells, FloatArray
+from dpsynth.models.protocol import TextModel
+from dpsynth.privacy.source import Cells, FloatArray, IntArray
 from dpsynth.report import page, plots
 from dpsynth.report.certificate import tiers
 from dpsynth.report.internal import _square
@@ -67,24 +69,43 @@ def _histograms(synth: Synthesizer, cells: Mapping[str, Cells], gate: GateReport
 
 
 def _coverage(synth: Synthesizer, table: pd.DataFrame, cells: Mapping[str, Cells]) -> list[dict[str, Any]]:
-    """Of each column of labels that texts were written for: by label its share of the rows as measured, its share here, its texts here."""
+    """Of each column of labels that texts were written for, and of the leaves that texts belong to: by label its share as measured, its
+    share here, its texts here."""
     out = []
     for writer in synth.writers:
-        texts = table[writer.column].notna() & (table[writer.column] != "")
+        texts = (table[writer.column].notna() & (table[writer.column] != "")).to_numpy()
         for name in writer.conditions:
             codec = synth.facts[name].codec
-            if codec is None:
-                continue
-            places = codec.cells.encode(cells[name])
-            rows, written = (
-                np.bincount(places[kept], minlength=codec.cells.size) for kept in (slice(None), texts.to_numpy())
-            )
-            labels = [
-                (label, f"{codec.shares[i]:.2%}", f"{rows[i] / max(len(table), 1):.2%}", f"{written[i]:,}")
-                for i, label in enumerate(codec.cells.describe())
-                if codec.shares[i] > 0 or rows[i]
-            ]
-            out.append({"text": writer.column, "column": name, "labels": labels})
+            if codec is not None:
+                places = codec.cells.encode(cells[name])
+                labels = _labels(writer, codec.cells, codec.shares, places, texts)
+                out.append({"text": writer.column, "column": name, "what": "rows", "labels": labels})
+        coverage = writer.coverage(list(table.loc[texts, writer.column])) if texts.any() else None
+        if coverage is not None:
+            leaves, shares, places = coverage
+            labels = _labels(writer, leaves, shares, places, np.ones(len(places), bool))
+            out.append({"text": writer.column, "column": "leaf", "what": "texts", "labels": labels})
+    return out
+
+
+def _labels(
+    writer: TextModel, cells: FineCells, shares: FloatArray, places: IntArray, texts: npt.NDArray[np.bool_]
+) -> list[tuple[str, str, str, str]]:
+    """(label, share as measured, share here, texts here), by branches of the tree, each after its sum where it has several labels.
+
+    places: of the rows.  texts: which of them have one.
+    """
+    names, branches = cells.describe(), [writer.branch(label) for label in cells.describe()]
+    rows, written = (np.bincount(places[kept], minlength=cells.size) for kept in (slice(None), texts))
+    shown = [i for i in range(cells.size) if shares[i] > 0 or rows[i]]
+    out = []
+    for branch in dict.fromkeys(branches[i] for i in shown):
+        within = [i for i in shown if branches[i] == branch]
+        parts = [(branch, within)] if branch and len(within) > 1 else []
+        parts += [(f"{branch} / {names[i]}" if branch else names[i], [i]) for i in within]
+        for label, of in parts:
+            here = rows[of].sum() / max(len(places), 1)
+            out.append((label, f"{shares[of].sum():.2%}", f"{here:.2%}", f"{written[of].sum():,}"))
     return out
 
 

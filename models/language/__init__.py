@@ -4,6 +4,8 @@ pretrained   the public models: found, verified, loaded
 catalogue    which of them are there
 words        a public vocabulary, and texts as its words
 embedding    texts as bounded whole-number vectors
+taxonomy     a public tree of subjects
+leaves       which of its leaves a text belongs to
 guide        what is bought of a text column, and what follows from it
 prompt       what the language model is asked to write
 decoding     many texts at once, with a prefix that all share

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +55,29 @@ def _pooled(model: Any, tokens: Any) -> Array:
     return pooled
 
 
+def embed_alone(texts: Iterable[str]) -> Iterator[Array | None]:
+    """The unit-norm embedding of each private text, shape (384,), or None of one without a word.
+
+    Texts go through the network one at a time, in one thread. In a batch, padding and the order of additions would let a text's last
+    bits depend on the others, and rounding would make whole steps of them; alone, the vector is a function of the text.
+    """
+    import torch
+
+    from dpsynth.models.marginals.inference import one_thread
+
+    model, tokenizer = load_embedder()
+    with one_thread():
+        for text in texts:
+            plain = without_placeholders(text).strip()
+            if not plain:
+                yield None
+                continue
+            with torch.inference_mode():
+                tokens = tokenizer([plain], return_tensors="pt", truncation=True, max_length=READ)
+                pooled = _pooled(model, tokens)[0]
+            yield pooled
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Projection:
     """Public axes: centre, shape (384,), and orthonormal directions, shape (384, width)."""
@@ -78,11 +101,7 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingRows:
-    """Each private text as its embedding along public axes, in whole numbers. A text without a word is the zero vector.
-
-    Texts go through the network one at a time, in one thread. In a batch, padding and the order of additions would let a text's last
-    bits depend on the others, and rounding would make whole steps of them; alone, the vector is a function of the text.
-    """
+    """Each private text as its embedding along public axes, in whole numbers. A text without a word is the zero vector; see `embed_alone`."""
 
     column: str
     projection: Projection
@@ -99,24 +118,13 @@ class EmbeddingRows:
         """int64, shape (texts, width), of L2 norm at most GRID: rounding towards zero makes no vector longer."""
         from scipy.sparse import csr_array
 
-        return csr_array(np.array([self._one(text) for text in self._in_turn(texts)], np.int64).reshape(-1, self.width))
+        rows = [self._steps(embedding) for embedding in embed_alone(texts)]
+        return csr_array(np.array(rows, np.int64).reshape(-1, self.width))
 
-    def _in_turn(self, texts: Sequence[str]) -> Iterator[str]:
-        from dpsynth.models.marginals.inference import one_thread
-
-        with one_thread():
-            yield from texts
-
-    def _one(self, text: str) -> npt.NDArray[np.int64]:
-        import torch
-
-        model, tokenizer = load_embedder()
-        plain = without_placeholders(text).strip()
-        if not plain:
+    def _steps(self, embedding: Array | None) -> npt.NDArray[np.int64]:
+        if embedding is None:
             return np.zeros(self.width, np.int64)
-        with torch.inference_mode():
-            tokens = tokenizer([plain], return_tensors="pt", truncation=True, max_length=READ)
-            unit = self.projection(_pooled(model, tokens))[0].astype(np.float64)
+        unit = self.projection(embedding[None])[0].astype(np.float64)
         unit /= max(float(np.linalg.norm(unit)), 1.0)  # float32 may be a little over
         steps: npt.NDArray[np.int64] = np.trunc(unit * (GRID * (1 - 1e-9))).astype(np.int64)
         return steps

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.models.language import pretrained
 from dpsynth.models.language.guide import Groups, buy
+from dpsynth.models.language.leaves import LeafCells
+from dpsynth.models.language.taxonomy import Taxonomy
 from dpsynth.models.language.tuning import LABEL, STAGE, Reading, Tuning, tune, tuned_prompt
 from dpsynth.models.language.words import public_vocabulary
 from dpsynth.models.language.writer import TextWriter, Writing, prompt_of
@@ -61,6 +63,10 @@ class Language:
     tuning: settings of the training.  units: about how many privacy units there are, where that is public; used by "auto" alone.
     base: a causal language model: the offline default, a folder or .gguf file, or a hub's name that transformers loads.
     condition: columns of labels that a text is to fit; None = declared targets, else the columns of few labels, else none.
+    taxonomy: a public tree of subjects, whose leaves are labels of a column that a text is to fit (most of whose labels are leaves); without
+    such a column each text belongs to the leaf that it lies nearest to, and how many belong to each is bought.
+    coverage: of those leaves that are not a column's labels: "faithful" to what was bought, or "balanced", each as frequent as any other. For
+    one sample, and for labels, see `Synthesizer.sample(balance=...)`.
     description: what the texts are, in a public sentence ("Questions that customers ask a bank").
     examples: public example texts for the prompt, (subject, words, text); none = texts on subjects that no table is about.
     words: bought words in a prompt, at most.  nudge: added to the logit of each until it has occurred; 3 is fluent, 5 faithful.
@@ -74,6 +80,8 @@ class Language:
 
     base: str = pretrained.DEFAULT
     condition: str | Sequence[str] | None = None
+    taxonomy: Taxonomy | None = None
+    coverage: Literal["faithful", "balanced"] = "faithful"
     description: str = ""
     examples: tuple[tuple[str, tuple[str, ...], str], ...] = ()
     words: int = 4
@@ -100,6 +108,10 @@ class Language:
             raise ModelError("nudge must lie between 0 and 100, fluent in (0, 1]")
         if self.route not in ("guided", "tuned", "auto"):
             raise ModelError("route must be 'guided', 'tuned' or 'auto'")
+        if self.coverage not in ("faithful", "balanced"):
+            raise ModelError("coverage must be 'faithful' or 'balanced'")
+        if self.coverage == "balanced" and self.taxonomy is None:
+            raise ModelError("coverage='balanced' needs a taxonomy; labels are balanced by sample(balance=...)")
         if self.route == "tuned" and isinstance(self.table, Training):
             raise ModelError("route='tuned' needs a table model that is not trained on the rows itself, as Marginals()")
 
@@ -161,21 +173,33 @@ class Language:
         for name in self.conditions:
             if name not in labelled:
                 raise ModelError(f"condition: {name!r} is not a column of labels in the model")
-        named = self.conditions or tuple(name for name in labelled if name in targets)
+        named = self.conditions or tuple(name for name in labelled if name in {*targets, *self._leafed(labelled)})
         if named:
             found = tuple(labelled[name] for name in named)
-            if math.prod(c.size for c in found) > MAX_GROUPS * 4:
-                raise ModelError(f"condition: {', '.join(named)} have too many combinations of labels")
+            if math.prod(c.size for c in found) * self._leaves(found) > MAX_GROUPS * 4:
+                with_leaves = " with the taxonomy's leaves" if self._leaves(found) > 1 else ""
+                raise ModelError(f"condition: {', '.join(named)} have too many combinations of labels{with_leaves}")
             return found
         out: list[LabelCells] = []
         for cells in labelled.values():
             if (
                 cells.labels
                 and len(cells.labels) <= FEW_LABELS
-                and math.prod(c.size for c in (*out, cells)) <= MAX_GROUPS
+                and math.prod(c.size for c in (*out, cells)) * self._leaves(()) <= MAX_GROUPS
             ):
                 out.append(cells)
         return tuple(out)
+
+    def _leafed(self, labelled: Mapping[str, LabelCells]) -> tuple[str, ...]:
+        """The first column whose labels are leaves of the taxonomy."""
+        taxonomy = self.taxonomy
+        return () if taxonomy is None else tuple(n for n, cells in labelled.items() if taxonomy.covers(cells))[:1]
+
+    def _leaves(self, cells: Sequence[LabelCells]) -> int:
+        """Cells of the leaves that each text is given beside these columns' labels; 1 where there are none."""
+        if self.taxonomy is None or any(map(self.taxonomy.covers, cells)):
+            return 1
+        return LeafCells.of("", self.taxonomy).size
 
     def fit_texts(
         self,
@@ -196,7 +220,7 @@ class Language:
             guide = buy(
                 table,
                 column,
-                Groups(cells=cells, counts=counts * share),
+                Groups(cells=cells, counts=counts * share, taxonomy=self.taxonomy),
                 vocabulary,
                 dimensions=self.dimensions,
                 mu_squared=mu_squared / len(columns),
@@ -206,7 +230,10 @@ class Language:
         parts: list[dict[str, Any]] = [
             {"guide": guide, "writing": self._writing(), "sha256": digest} for guide in guides
         ]
-        adapter = self._tuned(table, tuple(columns), guides[0].groups, vocabulary, float(counts.sum()), progress)
+        groups = guides[0].groups
+        if len(guides) > 1:  # each column's texts have leaves of their own, and a row is read with one prompt for all
+            groups = replace(groups, cells=cells, counts=counts)
+        adapter = self._tuned(table, tuple(columns), groups, vocabulary, float(counts.sum()), progress)
         if adapter is None:
             return tuple(TextWriter(**part) for part in parts)
         from dpsynth.models.language.tuned import TunedWriter

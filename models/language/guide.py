@@ -1,30 +1,36 @@
-"""What is bought of a text column: four Gaussian releases, and what follows from them.
+"""What is bought of a text column: four or five Gaussian releases, and what follows from them.
 
+    leaves      how many texts belong to each leaf of a public tree, where no column says so    by the row's other columns
     shapes      how long the texts are, how they begin and end                    pooled over all groups
     words       which words of a public vocabulary the texts hold                 pooled
     words by group       the same for the words that were found                   by the row's other columns
     centroids   sums of the texts' embeddings                                     by the row's other columns
 
-All else here is post-processing. A group is a combination of labels of the columns that the text is written for.
+All else here is post-processing. A group is a combination of labels of the columns that the text is written for, and of the leaf that it
+belongs to.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from dpsynth.encode.cells import LabelCells
 from dpsynth.models.language.embedding import GRID, Array, EmbeddingRows, Projection, embed
+from dpsynth.models.language.leaves import LEAVES, LeafCells, leaf_counts
 from dpsynth.models.language.shapes import BLANK, SIZE, ShapeOf
+from dpsynth.models.language.taxonomy import Leaf, Taxonomy, plain
 from dpsynth.models.language.words import STEPS, WordRows
 from dpsynth.privacy.source import FloatArray
 from dpsynth.privacy.table import PrivateTable
+
+T = TypeVar("T")
 
 STAGE = "text"
 # Shares of the stage's mu^2.
@@ -41,28 +47,69 @@ _SEED = 0
 class Groups:
     """Combinations of labels, in C order over the columns' cells; no columns = one group.
 
-    counts: units in each group, under DP, shape (size,).
+    counts: units in each group, under DP, shape (size,).  taxonomy: whose leaves are labels of a column, or the cells of the texts
+    themselves (`LeafCells`, the last of the cells).
     """
 
     cells: tuple[LabelCells, ...]
     counts: FloatArray
+    taxonomy: Taxonomy | None = None
 
     @property
     def size(self) -> int:
         return math.prod(c.size for c in self.cells)
 
+    @property
+    def leaves(self) -> LeafCells | None:
+        """The cells of the texts themselves; None where columns alone make the groups."""
+        return next((c for c in self.cells if isinstance(c, LeafCells)), None)
+
+    @property
+    def labelled(self) -> tuple[LabelCells, ...]:
+        """The cells of the row's other columns."""
+        return tuple(c for c in self.cells if not isinstance(c, LeafCells))
+
     def names(self) -> list[str]:
         """Of each group its labels in words; "" for other or missing ones."""
-        labels = [[*(plain(label) for label in c.labels), "", ""] for c in self.cells]
         out = [""]
-        for column in labels:
+        for column in self._each(lambda label, leaf: plain(label) if leaf is None else leaf.told, ""):
             out = [", ".join(filter(None, (name, label))) for name in out for label in column]
         return out
 
+    def examples(self) -> list[tuple[str, ...]]:
+        """Of each group the public texts on its leaf."""
+        none: tuple[str, ...] = ()
+        out = [none]
+        for column in self._each(lambda label, leaf: none if leaf is None else leaf.examples, none):
+            out = [texts + more for texts in out for more in column]
+        return out
 
-def plain(label: str) -> str:
-    """A label as words."""
-    return " ".join(label.replace("_", " ").replace("-", " ").split())
+    def _each(self, of: Callable[[str, Leaf | None], T], nothing: T) -> Iterator[list[T]]:
+        """Of each column something for each label and its leaf, and nothing for other and missing ones."""
+        for c in self.cells:
+            leaves = [None if self.taxonomy is None else self.taxonomy.leaf(label) for label in c.labels]
+            yield [*map(of, c.labels, leaves), nothing, nothing]
+
+    def leaf_shares(self) -> FloatArray:
+        """Share of the texts in each cell of the last column, as bought; sums to 1."""
+        units = self.counts.reshape(-1, self.cells[-1].size).sum(axis=0)
+        shares: FloatArray = units / max(units.sum(), 1e-300)
+        return shares
+
+    def to_json(self) -> dict[str, Any]:
+        tree = {} if self.taxonomy is None else {"taxonomy": self.taxonomy.to_json()}
+        return {"groups": [c.to_json() for c in self.cells]} | tree
+
+    @classmethod
+    def from_json(cls, obj: dict[str, Any], counts: FloatArray) -> Groups:
+        taxonomy = Taxonomy.from_json(obj["taxonomy"]) if "taxonomy" in obj else None
+        cells = [
+            LeafCells.of(c["column"], taxonomy)
+            if c["kind"] == "leaves" and taxonomy is not None
+            else LabelCells(c["column"], tuple(c["labels"]))
+            for c in obj["groups"]
+        ]
+        return cls(cells=tuple(cells), counts=counts, taxonomy=taxonomy)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -140,7 +187,7 @@ class Guide:
         arrays |= {"counts": self.groups.counts, "centre": self.projection.centre, "axes": self.projection.axes}
         body = {
             "column": self.column,
-            "groups": [c.to_json() for c in self.groups.cells],
+            **self.groups.to_json(),
             "words": list(self.words),
             "shape_sigma": self.shape_sigma,
             "word_sigma": self.word_sigma,
@@ -150,10 +197,9 @@ class Guide:
 
     @classmethod
     def from_state(cls, arrays: dict[str, npt.NDArray[Any]], body: dict[str, Any]) -> Guide:
-        cells = tuple(LabelCells(c["column"], tuple(c["labels"])) for c in body["groups"])
         return cls(
             column=body["column"],
-            groups=Groups(cells=cells, counts=arrays["counts"]),
+            groups=Groups.from_json(body, arrays["counts"]),
             shapes=arrays["shapes"],
             shape_sigma=float(body["shape_sigma"]),
             words=tuple(body["words"]),
@@ -181,7 +227,11 @@ def buy(
     dimensions: int,
     mu_squared: float,
 ) -> Guide:
-    """Spend `mu_squared` on a text column."""
+    """Spend `mu_squared` on a text column. Where the groups' taxonomy has no column of labels, each text belongs to its nearest leaf."""
+    if groups.taxonomy is not None and not any(map(groups.taxonomy.covers, groups.cells)):
+        leaves = LeafCells.of(column, groups.taxonomy)
+        counts = leaf_counts(table, groups.cells, groups.counts, leaves, mu_squared=LEAVES * mu_squared, stage=STAGE)
+        groups, mu_squared = replace(groups, cells=(*groups.cells, leaves), counts=counts), (1 - LEAVES) * mu_squared
     (shapes,) = table.counts(
         [[ShapeOf(column)]], mu_squared=SHAPES * mu_squared, stage=STAGE, labels=[f"shapes of {column}"]
     )

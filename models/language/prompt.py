@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dpsynth.models.language.words import words_of
 from dpsynth.privacy.source import FloatArray
 
 # Texts on subjects that no table is about, of different lengths and tones: (subject, words, text).
@@ -45,6 +46,11 @@ class Prompt:
         """The lines that come before a text."""
         head = f"{self.subject.capitalize()}: {name}\n" if name else ""
         return f"{head}Words: {', '.join(words)}\nText:"
+
+    def after(self, name: str, example: str) -> str:
+        """A public text on the same subject, and the words that it uses, to stand before `ask`."""
+        words = sorted(dict.fromkeys(words_of(example)), key=len)[-2:]
+        return f"{self.ask(name, words)} {example}\n\n" if example else ""
 
 
 def some_words(weights: FloatArray, words: Sequence[str], rng: np.random.Generator, most: int) -> tuple[str, ...]:

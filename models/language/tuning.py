@@ -77,6 +77,9 @@ class TunedPrompt(Prompt):
         about = self.description.strip().rstrip(".") or "Short texts that different people wrote"
         return f"{about} ({self.column.replace('_', ' ')}).\n\n"
 
+    def after(self, name: str, example: str) -> str:
+        return ""
+
 
 def tuned_prompt(plain: Prompt, column: str) -> TunedPrompt:
     return TunedPrompt(subject=plain.subject, description=plain.description, examples=(), column=column)
