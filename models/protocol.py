@@ -164,9 +164,13 @@ class Training(Protocol):
 
 
 def reserve_training(
-    epsilon: float, delta: float, *, share: float, sampling_rate: float, steps: int, clipping_norm: float, stage: str, label: str
+    epsilon: float, delta: float, *, share: float, sampling_rate: float, steps: Mapping[str, int], clipping_norm: float, stage: str
 ) -> Reserve:  # fmt: skip
-    """A DP-SGD for `share` of the budget (mu^2) as one planned event, the rest for queries; together (epsilon, delta)-DP."""
+    """A DP-SGD for `share` of the budget (mu^2), the rest for queries; together (epsilon, delta)-DP.
+
+    steps: of each of its phases, by label. Every phase is a planned event of its own, with the rate and noise of all: together they are what
+    one event of all steps would be.
+    """
     whole = budget_of(epsilon, delta)
     queries = Cost(mu_squared=(1 - share) * whole.mu_squared, delta=whole.delta)
     found = plan.Training.calibrated(
@@ -174,13 +178,13 @@ def reserve_training(
         delta=delta,
         units=1.0,
         expected_batch=sampling_rate,
-        steps=steps,
+        steps=sum(steps.values()),
         clipping_norm=clipping_norm,
         beside=queries,
         stage=stage,
-        label=label,
     )
-    return Reserve(adaptive=queries, planned=(found.event,))
+    phases = (replace(found.event, label=label, steps=number) for label, number in steps.items())
+    return Reserve(adaptive=queries, planned=tuple(phases))
 
 
 def planned_training(account: Account, *, stage: str, label: str, clipping_norm: float) -> plan.Training | None:

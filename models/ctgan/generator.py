@@ -95,8 +95,8 @@ class CTGAN:
         if not self.training_share:
             return Reserve(adaptive=budget_of(epsilon, delta))
         return reserve_training(
-            epsilon, delta, share=self.training_share, sampling_rate=self.sampling_rate, steps=self.steps,
-            clipping_norm=self.clipping_norm, stage=STAGE, label=LABEL,
+            epsilon, delta, share=self.training_share, sampling_rate=self.sampling_rate,
+            steps={LABEL: self.steps}, clipping_norm=self.clipping_norm, stage=STAGE,
         )  # fmt: skip
 
     def fit(

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.models.language import pretrained
-from dpsynth.models.language.guide import Groups, buy
+from dpsynth.models.language.guide import Groups, Guide, buy
 from dpsynth.models.language.leaves import LeafCells
 from dpsynth.models.language.taxonomy import Taxonomy
-from dpsynth.models.language.tuning import LABEL, STAGE, Reading, Tuning, tune, tuned_prompt
+from dpsynth.models.language.tuning import STAGE, Reading, Tuning, tune, tuned_prompt
 from dpsynth.models.language.words import public_vocabulary
 from dpsynth.models.language.writer import TextWriter, Writing, prompt_of
 from dpsynth.models.protocol import (
@@ -112,6 +112,7 @@ class Language:
             raise ModelError("coverage must be 'faithful' or 'balanced'")
         if self.coverage == "balanced" and self.taxonomy is None:
             raise ModelError("coverage='balanced' needs a taxonomy; labels are balanced by sample(balance=...)")
+        self.tuning.require(self.taxonomy)
         if self.route == "tuned" and isinstance(self.table, Training):
             raise ModelError("route='tuned' needs a table model that is not trained on the rows itself, as Marginals()")
 
@@ -130,8 +131,8 @@ class Language:
         if not self._tunes(epsilon):
             return reserve_of(self.table, epsilon, delta)
         return reserve_training(
-            epsilon, delta, share=self.tuning.share, sampling_rate=self.tuning.sampling_rate, steps=self.tuning.steps,
-            clipping_norm=self.tuning.clipping_norm, stage=STAGE, label=LABEL,
+            epsilon, delta, share=self.tuning.share, sampling_rate=self.tuning.sampling_rate,
+            steps=self.tuning.labelled, clipping_norm=self.tuning.clipping_norm, stage=STAGE,
         )  # fmt: skip
 
     def _tunes(self, epsilon: float) -> bool:
@@ -230,10 +231,7 @@ class Language:
         parts: list[dict[str, Any]] = [
             {"guide": guide, "writing": self._writing(), "sha256": digest} for guide in guides
         ]
-        groups = guides[0].groups
-        if len(guides) > 1:  # each column's texts have leaves of their own, and a row is read with one prompt for all
-            groups = replace(groups, cells=cells, counts=counts)
-        adapter = self._tuned(table, tuple(columns), groups, vocabulary, float(counts.sum()), progress)
+        adapter = self._tuned(table, guides, vocabulary, float(counts.sum()), progress)
         if adapter is None:
             return tuple(TextWriter(**part) for part in parts)
         from dpsynth.models.language.tuned import TunedWriter
@@ -243,21 +241,25 @@ class Language:
     def _tuned(
         self,
         table: PrivateTable,
-        columns: tuple[str, ...],
-        groups: Groups,
+        guides: Sequence[Guide],
         vocabulary: tuple[str, ...],
         n_units: float,
         progress: Steps,
     ) -> Adapter | None:
         """Updates of the language model, trained on all text columns together; None where no training was reserved."""
-        plan = planned_training(table.account, stage=STAGE, label=LABEL, clipping_norm=self.tuning.clipping_norm)
-        if plan is None:
+        clip, groups = self.tuning.clipping_norm, [guide.groups for guide in guides]
+        phases = []
+        for label, part in zip(self.tuning.labelled, self.tuning.parts(groups), strict=True):
+            plan = planned_training(table.account, stage=STAGE, label=label, clipping_norm=clip)
+            if plan is not None and part.live:
+                phases.append((with_units(plan, part.share * n_units), part))
+        if not phases:
             return None
         device = pretrained.fast_device()
         lm = pretrained.own_language_model(self.base, device)
-        prompts = [tuned_prompt(prompt_of(groups.cells, self.description, ()), column) for column in columns]
-        reading = Reading.of(lm, prompts, groups.cells, groups.names(), vocabulary, self.words, self.tuning.max_tokens)
-        return tune(lm, reading, reading.rows(table), self.tuning, with_units(plan, n_units), device, progress)
+        prompts = [tuned_prompt(prompt_of(g.groups.cells, self.description, ()), g.column) for g in guides]
+        reading = Reading.of(lm, prompts, groups, vocabulary, self.words, self.tuning.max_tokens)
+        return tune(lm, reading, reading.rows(table), self.tuning, phases, device, progress)
 
     def _writing(self) -> Writing:
         return Writing(**{setting.name: getattr(self, setting.name) for setting in fields(Writing)})

@@ -84,6 +84,13 @@ class Groups:
             out = [texts + more for texts in out for more in column]
         return out
 
+    def leaf_of(self) -> list[Leaf | None]:
+        """Of each group the leaf of the taxonomy; None where there is none."""
+        out: list[Leaf | None] = [None]
+        for column in self._each(lambda label, leaf: leaf, None):
+            out = [leaf or own for leaf in out for own in column]
+        return out
+
     def _each(self, of: Callable[[str, Leaf | None], T], nothing: T) -> Iterator[list[T]]:
         """Of each column something for each label and its leaf, and nothing for other and missing ones."""
         for c in self.cells:

@@ -4,13 +4,16 @@ A row is read as   public line | its labels | some of its own words | its text |
 text, given all that comes before: none on the prompt, and no mean over a batch's tokens, in which a row's gradient would depend on how long
 the others are. Rows are padded at their end, where a causal model never looks from a token of the row.
 
+In phases (after LAB: Sudalairaj et al., "LAB: Large-Scale Alignment for ChatBots", 2024, section 3.3: knowledge first, then skills with a
+replay of it) a row's loss is weighted by the branch that its text belongs to. Each phase is an event of its own, planned before a row is read.
+
 Prompts hold words in training because they will in writing: there they are drawn from what was bought (`guide`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,14 +23,16 @@ import numpy.typing as npt
 from dpsynth.models.language.prompt import Prompt
 from dpsynth.models.language.words import words_of
 from dpsynth.privacy.errors import ModelError, PrivacyError
-from dpsynth.privacy.source import Cells, Strings
+from dpsynth.privacy.source import Cells, FloatArray, Strings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from dpsynth.encode.cells import LabelCells
+    from dpsynth.models.language.guide import Groups
     from dpsynth.models.language.lora import Adapter
     from dpsynth.models.language.pretrained import LanguageModel
+    from dpsynth.models.language.taxonomy import Leaf, Taxonomy
     from dpsynth.models.protocol import Steps
     from dpsynth.privacy.dpsgd.batch import Loss, Rows
     from dpsynth.privacy.dpsgd.plan import Training
@@ -42,12 +47,30 @@ _SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """A part of the training, on some of the texts.
+
+    name: in the ledger.  branches: of the taxonomy, each by its path ("transfers", "transfers / abroad"; a leaf's, too).  steps: as of `Tuning`.
+    """
+
+    name: str
+    branches: tuple[str, ...]
+    steps: int
+
+    def holds(self, leaf: Leaf | None) -> bool:
+        return leaf is not None and any(" / ".join(leaf.path[: i + 1]) in self.branches for i in range(len(leaf.path)))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Tuning:
     """Public settings of the training.
 
     share: of the whole budget (mu^2); the rest buys schema, table and guide.  rank: of the updates (LoRA) of all linear layers.
     sampling_rate: chance of each unit to be in a step's batch.  steps, learning_rate, clipping_norm: of the DP-SGD.
     max_tokens: of a text that are read.
+    phases: trainings one after another in place of one of `steps`, each an event of its own; texts on no branch of any are not trained on, and
+    a phase whose branches no label is on is left out (its budget stays reserved).  replay: weight of the loss of
+    texts on earlier phases' branches.
     """
 
     share: float = 0.3
@@ -57,14 +80,66 @@ class Tuning:
     learning_rate: float = 1e-3
     clipping_norm: float = 1.0
     max_tokens: int = 96
+    phases: tuple[Phase, ...] = ()
+    replay: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1 or not 0 < self.sampling_rate <= 1:
             raise ModelError("tuning: share must be above 0 and below 1, sampling_rate above 0 and at most 1")
-        if self.rank < 1 or self.steps < 1 or self.max_tokens < 1:
+        if min(self.rank, self.steps, self.max_tokens, *(phase.steps for phase in self.phases)) < 1:
             raise ModelError("tuning: rank, steps and max_tokens must be at least 1")
         if not self.learning_rate > 0 or not self.clipping_norm > 0:
             raise ModelError("tuning: learning_rate and clipping_norm must be above 0")
+        if not 0 <= self.replay <= 1:
+            raise ModelError("tuning: replay must lie between 0 and 1")
+        if len({phase.name for phase in self.phases}) < len(self.phases):
+            raise ModelError("tuning: phases must have different names")
+
+    @property
+    def labelled(self) -> dict[str, int]:
+        """Steps of each phase by its label in the ledger."""
+        return {f"{LABEL}, {phase.name}": phase.steps for phase in self.phases} or {LABEL: self.steps}
+
+    def require(self, taxonomy: Taxonomy | None) -> None:
+        """Raises ModelError where a phase's branch is none of the taxonomy's."""
+        for phase in self.phases:
+            for branch in phase.branches:
+                only = replace(phase, branches=(branch,))
+                if taxonomy is None or not any(map(only.holds, taxonomy.leaves)):
+                    raise ModelError(
+                        f"tuning: phase {phase.name!r} is on {branch!r}, which is no branch of the taxonomy"
+                    )
+            if not phase.branches:
+                raise ModelError(f"tuning: phase {phase.name!r} has no branches")
+
+    def parts(self, groups: Sequence[Groups]) -> list[Part]:
+        """What each phase is on. groups: of each text column."""
+        if not self.phases:
+            return [Part(tuple(np.ones(g.size) for g in groups), 1.0)]
+        out = []
+        for i, phase in enumerate(self.phases):
+            weights = [np.array([self._weight(phase, self.phases[:i], leaf) for leaf in g.leaf_of()]) for g in groups]
+            units = [
+                float(w @ g.counts) / max(float(g.counts.sum()), 1.0) for w, g in zip(weights, groups, strict=True)
+            ]
+            out.append(Part(tuple(weights), max(units)))
+        return out
+
+    def _weight(self, phase: Phase, before: Sequence[Phase], leaf: Leaf | None) -> float:
+        return 1.0 if phase.holds(leaf) else self.replay * any(earlier.holds(leaf) for earlier in before)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """What a phase is on. weights: of the loss of each group's texts, by text column.  share: of the units, about, under DP."""
+
+    weights: tuple[FloatArray, ...]
+    share: float
+
+    @property
+    def live(self) -> bool:
+        """Whether there is a group in every column that it is on: without one, noise alone would move the model."""
+        return all(w.any() for w in self.weights)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,12 +223,13 @@ def asked_of(words: Sequence[str]) -> str:
 class Reading:
     """How the rows of some text columns are read by a language model, and their loss.
 
-    heads: of each column, and of each group the tokens of the public line and of its labels.  cells: of the groups' columns.
-    texts: the columns' encodings.
+    heads: of each column, and of each group the tokens of the public line and of its labels.  cells: of all columns' groups, each once.
+    places: of each column, which of the cells make its groups.  texts: the columns' encodings.
     """
 
     heads: tuple[tuple[tuple[int, ...], ...], ...]
     cells: tuple[LabelCells, ...]
+    places: tuple[tuple[int, ...], ...]
     texts: tuple[TokenRows, ...]
 
     @classmethod
@@ -161,32 +237,37 @@ class Reading:
         cls,
         lm: LanguageModel,
         prompts: Sequence[TunedPrompt],
-        cells: tuple[LabelCells, ...],
-        names: Sequence[str],
+        groups: Sequence[Groups],
         vocabulary: tuple[str, ...],
         words: int,
         max_tokens: int,
     ) -> Reading:
-        """prompts: of the columns.  names: of the groups."""
+        """prompts, groups: of the columns."""
         encode, heads = lm.tokenizer, []
-        for prompt in prompts:
+        for prompt, own in zip(prompts, groups, strict=True):
             first, empty = encode(prompt.prefix()).input_ids, prompt.ask("", ())
-            labels = [prompt.ask(name, ()).removesuffix(empty) for name in names]
+            labels = [prompt.ask(name, ()).removesuffix(empty) for name in own.names()]
             heads.append(tuple((*first, *encode(t, add_special_tokens=False).input_ids) for t in labels))
         texts = tuple(TokenRows(p.column, encode, vocabulary, words, max_tokens) for p in prompts)
-        return cls(tuple(heads), cells, texts)
+        cells = tuple(dict.fromkeys(c for own in groups for c in own.cells))
+        return cls(tuple(heads), cells, tuple(tuple(map(cells.index, own.cells)) for own in groups), texts)
 
     def rows(self, table: PrivateTable) -> TrainingRows:
         labels = {_label(j): c for j, c in enumerate(self.cells)}
         return table.training_rows(labels | {_text(i): t for i, t in enumerate(self.texts)})
 
-    def probe(self, vocabulary: int, device: str) -> Any:
-        """n -> n rows of the domain: any labels, and texts of any tokens and length."""
+    def probe(self, vocabulary: int, part: Part, device: str) -> Any:
+        """n -> n rows of the domain that the part is on: labels of its groups, and texts of any tokens and length."""
         import torch
 
         def drawn(n: int) -> Rows:
             rows = {_label(j): torch.randint(c.size, (n,), device=device) for j, c in enumerate(self.cells)}
             for i, text in enumerate(self.texts):
+                live = torch.from_numpy(np.flatnonzero(part.weights[i])).to(device)
+                group = live[torch.randint(len(live), (n,), device=device)]
+                for j in reversed(self.places[i]):
+                    rows[_label(j)] = group % self.cells[j].size
+                    group = group // self.cells[j].size
                 own = torch.randint(vocabulary, (n, text.width), dtype=torch.int32, device=device)
                 asked = torch.randint(4, ASKED + 1, (n, 1), device=device)
                 length = asked + torch.randint(1, text.max_tokens + 1, (n, 1), device=device)
@@ -197,8 +278,8 @@ class Reading:
 
         return drawn
 
-    def loss(self, device: str) -> Loss:
-        """(model, rows) -> the mean loss of each row's own text tokens, over its columns; shape (rows,)."""
+    def loss(self, part: Part, device: str) -> Loss:
+        """(model, rows) -> the mean loss of each row's own text tokens, weighted by its group, over its columns; shape (rows,)."""
         import torch
 
         heads = []
@@ -206,12 +287,15 @@ class Reading:
             width = max(map(len, of_groups))
             padded = [[*head, *[-1] * (width - len(head))] for head in of_groups]
             heads.append(torch.tensor(padded, dtype=torch.long, device=device))
+        weights = [torch.tensor(w, dtype=torch.float32, device=device) for w in part.weights]
 
         def losses(model: nn.Module, rows: Rows) -> Tensor:
-            group = torch.zeros(len(rows[_text(0)]), dtype=torch.long, device=device)
-            for j, c in enumerate(self.cells):
-                group = group * c.size + rows[_label(j)].long()
-            each = [_text_loss(model, heads[i][group], rows[_text(i)].long()) for i in range(len(self.texts))]
+            each = []
+            for i, places in enumerate(self.places):
+                group = torch.zeros(len(rows[_text(i)]), dtype=torch.long, device=device)
+                for j in places:
+                    group = group * self.cells[j].size + rows[_label(j)].long()
+                each.append(weights[i][group] * _text_loss(model, heads[i][group], rows[_text(i)].long()))
             return torch.stack(each).mean(0)
 
         return losses
@@ -238,13 +322,14 @@ def _text_loss(model: nn.Module, head: Tensor, own: Tensor) -> Tensor:
 
 
 def tune(
-    lm: LanguageModel, reading: Reading, rows: TrainingRows, settings: Tuning, plan: Training, device: str, progress: Steps
+    lm: LanguageModel, reading: Reading, rows: TrainingRows, settings: Tuning, phases: Sequence[tuple[Training, Part]], device: str,
+    progress: Steps,
 ) -> Adapter:  # fmt: skip
-    """Train updates of a language model on the rows, by the plan; the model is changed on the way.
+    """Train updates of a language model on the rows, phase by phase; the model is changed on the way.
 
-    lm: in float32.  Guarantee: the updates are as private as plan.event, which is charged before a row is touched; see
-    `PrivateTrainer`. Weights are the running mean over the steps.  Raises PrivacyError, ModelError where per-unit gradients of this
-    model cannot be trusted.
+    lm: in float32.  phases: plan of each, and what it is on.  Guarantee: the updates are as private as the plans' events, each of which is
+    charged before a row is touched for it; see `PrivateTrainer`. A phase goes on from the weights of the one before; what is given back is
+    the running mean over the last one's steps.  Raises PrivacyError, ModelError where per-unit gradients of this model cannot be trusted.
     """
     import torch
 
@@ -255,18 +340,19 @@ def tune(
     with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
         torch.manual_seed(_SEED)
         attach(lm.model, settings.rank)
-        trainer = PrivateTrainer(
-            lm.model,
-            torch.optim.Adam(trainable(lm.model).values(), lr=settings.learning_rate),
-            reading.loss(device),
-            plan=plan,
-            rows=rows,
-            probe=reading.probe(len(lm.tokenizer), device),
-            precision="bfloat16" if device.startswith("cuda") else "float32",
-            average=_AVERAGE,
-        )
-        progress.stage("training the language model on the rows", plan.steps)
-        trainer.run(lambda step: progress.advance())
+        progress.stage("training the language model on the rows", sum(plan.steps for plan, _ in phases))
+        for plan, part in phases:
+            trainer = PrivateTrainer(
+                lm.model,
+                torch.optim.Adam(trainable(lm.model).values(), lr=settings.learning_rate),
+                reading.loss(part, device),
+                plan=plan,
+                rows=rows,
+                probe=reading.probe(len(lm.tokenizer), part, device),
+                precision="bfloat16" if device.startswith("cuda") else "float32",
+                average=_AVERAGE,
+            )
+            trainer.run(lambda step: progress.advance())
         with trainer.averaged() as model:
             return adapter_of(model, settings.rank)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dpsynth.encode.cells import LabelCells
 from dpsynth.models.language import pretrained
+from dpsynth.models.language.guide import Groups
 from dpsynth.models.language.prompt import Prompt
-from dpsynth.models.language.tuning import Reading, tuned_prompt
+from dpsynth.models.language.tuning import Part, Reading, tuned_prompt
 from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.budget import Account, Reserve
 from dpsynth.privacy.dpsgd.plan import Training
@@ -21,6 +21,7 @@ from tests.models.language.test_tuning import strings
 CANARIES, ROWS, RATE, STEPS = 32, 150, 0.25, 120
 ALPHA = 1e-4  # a false alarm in 10,000 runs; the test without noise shows that it still has power
 SAMPLES = 20_000
+WHOLE = Part((np.ones(1),), 1.0)
 
 
 def secrets(n: int, seed: int) -> list[str]:
@@ -37,8 +38,7 @@ def losses_after(tiny: str, noise_multiplier: float, samples: int) -> tuple[np.n
     prompt = tuned_prompt(Prompt(subject="", description="Notes", examples=()), "note")
     lm = pretrained.own_language_model(tiny, "cpu")
     lm.model.requires_grad_(True)
-    cells: tuple[LabelCells, ...] = ()
-    reading = Reading.of(lm, [prompt], cells, [""], (), 2, 16)
+    reading = Reading.of(lm, [prompt], [Groups(cells=(), counts=np.ones(1))], (), 2, 16)
     plan = Training(
         sampling_rate=RATE, steps=STEPS, noise_multiplier=noise_multiplier, expected_batch=RATE * (ROWS + CANARIES)
     )
@@ -50,11 +50,11 @@ def losses_after(tiny: str, noise_multiplier: float, samples: int) -> tuple[np.n
     with torch.random.fork_rng():
         torch.manual_seed(0)
         PrivateTrainer(
-            lm.model, torch.optim.Adam(lm.model.parameters(), lr=0.01), reading.loss("cpu"), plan=plan, rows=rows,
-            probe=reading.probe(len(lm.tokenizer), "cpu"), micro_batch=64,
+            lm.model, torch.optim.Adam(lm.model.parameters(), lr=0.01), reading.loss(WHOLE, "cpu"), plan=plan, rows=rows,
+            probe=reading.probe(len(lm.tokenizer), WHOLE, "cpu"), micro_batch=64,
         ).run()  # fmt: skip
         lm.model.eval()
-        loss = reading.loss("cpu")
+        loss = reading.loss(WHOLE, "cpu")
         with torch.no_grad():
             found = [
                 loss(lm.model, {"text 0": torch.from_numpy(reading.texts[0].encode(strings(list(t))))}).numpy()

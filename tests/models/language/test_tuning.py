@@ -19,9 +19,22 @@ from dpsynth.console import make_progress
 from dpsynth.encode.cells import LabelCells
 from dpsynth.models import CTGAN, Language
 from dpsynth.models.language import lora, pretrained
+from dpsynth.models.language.guide import Groups
 from dpsynth.models.language.prompt import Prompt
+from dpsynth.models.language.taxonomy import Taxonomy
 from dpsynth.models.language.tuned import TunedWriter
-from dpsynth.models.language.tuning import ASKED, LABEL, STAGE, Reading, TokenRows, Tuning, tune, tuned_prompt
+from dpsynth.models.language.tuning import (
+    ASKED,
+    LABEL,
+    STAGE,
+    Part,
+    Phase,
+    Reading,
+    TokenRows,
+    Tuning,
+    tune,
+    tuned_prompt,
+)
 from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.audit import Recorder
 from dpsynth.privacy.budget import Account, Reserve, budget_of
@@ -39,7 +52,8 @@ from dpsynth.synthesize import fit_rows
 from tests.models.language.test_texts import corpus, settings
 
 CELLS = (LabelCells("subject", ("card", "fee")),)
-NAMES = ("card", "fee", "", "")
+GROUPS = Groups(cells=CELLS, counts=np.full(4, 10.0))
+WHOLE = Part((np.ones(4),), 1.0)
 VOCABULARY = ("the", "transfer", "card", "refund")
 SMALL = Tuning(share=0.4, rank=2, sampling_rate=0.2, steps=4, max_tokens=24, learning_rate=0.01)
 PROMPT = tuned_prompt(Prompt(subject="subject", description="", examples=()), "note")
@@ -47,7 +61,7 @@ PROMPT = tuned_prompt(Prompt(subject="subject", description="", examples=()), "n
 
 def reading_of(tiny: str, max_tokens: int = 24) -> tuple[pretrained.LanguageModel, Reading]:
     lm = pretrained.own_language_model(tiny, "cpu")
-    return lm, Reading.of(lm, [PROMPT], CELLS, NAMES, VOCABULARY, 3, max_tokens)
+    return lm, Reading.of(lm, [PROMPT], [GROUPS], VOCABULARY, 3, max_tokens)
 
 
 def strings(texts: list[str | None]) -> Strings:
@@ -69,7 +83,7 @@ def plain_loss(lm: pretrained.LanguageModel, head: str, asked: str, text: str) -
 def test_a_rows_loss_is_the_mean_over_its_own_texts_tokens(tiny: str) -> None:
     lm, reading = reading_of(tiny)
     own = torch.from_numpy(reading.texts[0].encode(strings(["my card", None, " ", "a refund please"])))
-    losses = reading.loss("cpu")(lm.model, {"label 0": torch.tensor([0, 0, 1, 1]), "text 0": own})
+    losses = reading.loss(WHOLE, "cpu")(lm.model, {"label 0": torch.tensor([0, 0, 1, 1]), "text 0": own})
     assert losses[0].item() == pytest.approx(
         plain_loss(lm, "Subject: card\n", "Words: card\nText:", "my card"), rel=1e-4
     )
@@ -95,7 +109,7 @@ def test_tokens_are_of_each_text_alone_and_cut(tiny: str) -> None:
 def test_rows_of_any_length_stay_apart_and_a_mean_over_tokens_is_caught(tiny: str) -> None:
     lm, reading = reading_of(tiny)
     lora.attach(lm.model, 2)
-    probe, loss = reading.probe(len(lm.tokenizer), "cpu"), reading.loss("cpu")
+    probe, loss = reading.probe(len(lm.tokenizer), WHOLE, "cpu"), reading.loss(WHOLE, "cpu")
     checked_clipper(lm.model, loss, probe, clipping="ghost", max_rows=3, cast=loss)
 
     def token_mean(model: nn.Module, rows: Rows) -> Tensor:
@@ -154,7 +168,7 @@ def test_training_replayed_on_a_neighbour_moves_no_sum_by_more_than_the_clipping
             arrays, np.arange(n) // 2, max_rows=2, account=account, noise=Noise(insecure_seed=1), witness=witness
         )
         with make_progress(False) as steps:
-            tune(lm, reading, rows, SMALL, plan, "cpu", steps)
+            tune(lm, reading, rows, SMALL, [(plan, WHOLE)], "cpu", steps)
         assert account.events == (plan.event,)
 
     run(30, recorder)
@@ -188,6 +202,102 @@ def test_wrong_settings_are_refused() -> None:
         Language(route="other")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="not trained on the rows itself"):
         Language(route="tuned", table=CTGAN())
+
+
+TREE = Taxonomy.of({"facts": ["card"], "tasks": {"money": ["fee"]}})
+PHASED = replace(
+    SMALL,
+    phases=(
+        Phase(name="knowledge", branches=("facts",), steps=2),
+        Phase(name="skills", branches=("tasks / money",), steps=3),
+    ),
+    replay=0.25,
+)
+
+
+def test_a_phase_is_on_its_branches_and_replays_those_of_earlier_ones() -> None:
+    groups = Groups(cells=CELLS, counts=np.array([30.0, 10.0, 0.0, 0.0]), taxonomy=TREE)
+    first, second = PHASED.parts([groups])
+    assert first.weights[0].tolist() == [1, 0, 0, 0] and first.share == pytest.approx(0.75)
+    assert second.weights[0].tolist() == [0.25, 1, 0, 0] and second.share == pytest.approx(0.4375)
+    assert not replace(PHASED, phases=(Phase(name="other", branches=("none",), steps=1),)).parts([groups])[0].live
+    (all_of_it,) = SMALL.parts([groups])
+    assert (all_of_it.weights[0] == 1).all() and all_of_it.share == 1
+    assert (
+        replace(SMALL, phases=(Phase(name="a leaf", branches=("tasks / money / fee",), steps=1),))
+        .parts([groups])[0]
+        .weights[0][1]
+        == 1
+    )
+
+
+def test_a_rows_loss_in_a_phase_is_weighted_by_its_leaf(tiny: str) -> None:
+    lm, reading = reading_of(tiny)
+    rows = {
+        "label 0": torch.tensor([0, 1, 2]),
+        "text 0": torch.from_numpy(reading.texts[0].encode(strings(["my card"] * 3))),
+    }
+    whole = reading.loss(WHOLE, "cpu")(lm.model, rows)
+    parts = PHASED.parts([Groups(cells=CELLS, counts=np.full(4, 10.0), taxonomy=TREE)])
+    for part, weights in zip(parts, ([1, 0, 0], [0.25, 1, 0]), strict=True):
+        found = reading.loss(part, "cpu")(lm.model, rows)
+        assert found.tolist() == pytest.approx((whole * torch.tensor(weights)).tolist())
+        drawn = reading.probe(len(lm.tokenizer), part, "cpu")(40)["label 0"]
+        assert set(drawn.tolist()) == set(np.flatnonzero(part.weights[0]))
+
+
+def test_phases_are_planned_events_of_their_own_and_together_cost_what_one_would(tiny: str) -> None:
+    model = Language(base=tiny, route="tuned", tuning=PHASED, taxonomy=TREE)
+    reserve = model.reserve(4.0, 1e-6)
+    assert [(e.label, e.steps) for e in reserve.planned] == [("DP-SGD, knowledge", 2), ("DP-SGD, skills", 3)]  # type: ignore[union-attr]
+    assert reserve.epsilon(1e-6) == pytest.approx(4.0, rel=1e-3) and reserve.epsilon(1e-6) <= 4.0
+    (one,) = replace(model, tuning=replace(SMALL, steps=5)).reserve(4.0, 1e-6).planned
+    assert {e.noise_multiplier for e in reserve.planned} == {one.noise_multiplier}  # type: ignore[union-attr]
+
+
+def test_phases_replayed_on_a_neighbour_move_no_sum_by_more_than_the_clipping_norm(tiny: str) -> None:
+    texts = [f"my card {i} has not come yet, i want a refund" if i % 2 else "why a fee?" for i in range(30)]
+    recorder = Recorder()
+
+    def run(n: int, witness: Any) -> None:
+        lm, reading = reading_of(tiny)
+        parts = PHASED.parts([Groups(cells=CELLS, counts=np.full(4, 10.0), taxonomy=TREE)])
+        plans = [
+            Training(
+                sampling_rate=0.7, steps=steps, noise_multiplier=1.0, expected_batch=10, clipping_norm=0.02, stage=STAGE, label=label
+            )
+            for label, steps in PHASED.labelled.items()
+        ]  # fmt: skip
+        arrays = {"label 0": np.arange(n) % 2, "text 0": reading.texts[0].encode(strings(texts[:n]))}
+        account = Account(Reserve(adaptive=Cost(), planned=tuple(plan.event for plan in plans)))
+        rows = TrainingRows(
+            arrays, np.arange(n) // 2, max_rows=2, account=account, noise=Noise(insecure_seed=1), witness=witness
+        )
+        with make_progress(False) as steps:
+            tune(lm, reading, rows, PHASED, list(zip(plans, parts, strict=True)), "cpu", steps)
+        assert account.events == tuple(plan.event for plan in plans) and not account.planned
+
+    run(30, recorder)
+    replay = recorder.replay()
+    run(28, replay)
+    assert len(replay.comparisons) == 5 and all(c.holds for c in replay.comparisons)
+    assert any(c.distance > 0.5 * c.sensitivity for c in replay.comparisons)
+
+
+def test_wrong_phases_are_refused() -> None:
+    one = Phase(name="one", branches=("facts",), steps=1)
+    with pytest.raises(ModelError, match="different names"):
+        Tuning(phases=(one, one))
+    with pytest.raises(ModelError, match="steps .* at least 1"):
+        Tuning(phases=(replace(one, steps=0),))
+    with pytest.raises(ModelError, match="replay"):
+        Tuning(replay=1.5)
+    with pytest.raises(ModelError, match="no branch of the taxonomy"):
+        Language(tuning=Tuning(phases=(one,)))
+    with pytest.raises(ModelError, match="'skills', which is no branch"):
+        Language(tuning=Tuning(phases=(replace(one, branches=("skills",)),)), taxonomy=TREE)
+    with pytest.raises(ModelError, match="has no branches"):
+        Language(tuning=Tuning(phases=(replace(one, branches=()),)), taxonomy=TREE)
 
 
 needs_embedder = pytest.mark.skipif(
@@ -239,6 +349,47 @@ def test_from_rows_to_a_saved_model_and_back(tiny: str, tmp_path: Path) -> None:
 def test_clipping_is_right_for_the_tuned_model(tiny: str) -> None:
     lm, reading = reading_of(tiny)
     lora.attach(lm.model, 2)
-    probe, loss = reading.probe(len(lm.tokenizer), "cpu"), reading.loss("cpu")
+    probe, loss = reading.probe(len(lm.tokenizer), WHOLE, "cpu"), reading.loss(WHOLE, "cpu")
     found = checked_clipper(lm.model, loss, probe, clipping="auto", max_rows=1, cast=loss)
     assert type(found) is type(clipper("ghost", lm.model))
+
+
+@pytest.mark.slow
+@needs_embedder
+@pytest.mark.usefixtures("few_salads")
+def test_phases_by_the_leaves_of_two_columns_of_texts_stand_in_the_statement(tiny: str) -> None:
+    """Each column's texts have leaves of their own."""
+    from dpsynth.privacy.accounting import cost_of
+
+    frame = corpus(120)[["note"]].dropna().reset_index(drop=True)
+    frame["answer"] = frame["note"].to_numpy()[::-1]
+    schema = dpsynth.Schema([dpsynth.Column("note", "text"), dpsynth.Column("answer", "text")])
+    tree = Taxonomy.of({"cards": ["lost card"], "money": ["exchange rate", "top up"]})
+    tuning = replace(
+        SMALL,
+        phases=(
+            Phase(name="knowledge", branches=("cards",), steps=2),
+            Phase(name="skills", branches=("money",), steps=2),
+        ),
+    )
+    chosen = replace(
+        settings(tiny, schema), generator=Language(base=tiny, overdraw=1.5, route="tuned", tuning=tuning, taxonomy=tree)
+    )
+    with make_progress(False) as steps:
+        synth = fit_rows(
+            hold(frame, None),
+            chosen,
+            unit=None,
+            max_rows=None,
+            ledger=Ledger(),
+            dataset=None,
+            noise=Noise(),
+            progress=steps,
+        )
+    trainings = [e for e in synth.privacy.events if e.kind == "subsampled-gaussian"]
+    assert [e.label for e in trainings] == ["DP-SGD, knowledge", "DP-SGD, skills"]  # type: ignore[union-attr]
+    queries = [e for e in synth.privacy.events if e not in trainings]
+    assert sum("leaves of" in getattr(e, "label", "") for e in queries) == 2
+    whole = Reserve(adaptive=cost_of(queries), planned=tuple(trainings)).epsilon(1e-6)
+    assert whole == pytest.approx(synth.privacy.epsilon, rel=1e-3) and whole <= synth.privacy.epsilon
+    assert len(synth.sample(8, balance="answer", seed=0)) == 8
