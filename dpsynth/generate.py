@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -106,10 +107,12 @@ def values_of(
     *,
     writers: Sequence[TextModel] = (),
     written: Callable[[int], None] = lambda n: None,
+    counted: Callable[[str, str, int], None] = lambda column, stage, left: None,
 ) -> dict[str, Own]:
     """Values of every column that is modelled or follows from those that are, in rows that obey the constraints.
 
     writers: of text columns; texts of others that are not among the frequent ones are missing.  written: told of their progress.
+    counted: told after each stage of their writing how many texts of a column it left.
     codes: shape (n, codecs), as `draw` makes them. Raises ModelError where the model has no row that obeys.
     """
     values, good = _drawn(domain, codes, conditions, rng)
@@ -126,7 +129,7 @@ def values_of(
     if not good.all():
         raise ModelError("the constraints leave no row possible under the model; do they hold in the table?")
     domain.rules.complete(values)
-    _write(domain, values, writers, rng, written)
+    _write(domain, values, writers, rng, written, counted)
     return values
 
 
@@ -136,6 +139,7 @@ def _write(
     writers: Sequence[TextModel],
     rng: np.random.Generator,
     written: Callable[[int], None],
+    counted: Callable[[str, str, int], None],
 ) -> None:
     """Put texts where they are to be written, and fakes in the place of identifiers."""
     by_column = {w.column: w for w in writers}
@@ -147,7 +151,7 @@ def _write(
         texts[places] = None
         if writer is not None:
             labels = [values[c][places] for c in writer.conditions]
-            texts[places] = writer.write(labels, len(places), rng, written=written)
+            texts[places] = writer.write(labels, len(places), rng, written=written, counted=partial(counted, name))
         values[name] = np.array(fill_placeholders(list(texts), rng), dtype=object)
 
 

@@ -34,6 +34,8 @@ from dpsynth.sources.lineage import MARK, mark
 FORMAT = "dpsynth-model/1"
 # In the file of arrays, the names of those of text columns begin so.
 _TEXT = "text."
+# What of a pandas frame's `attrs` says, of each column of texts, how many were left after each stage of writing and choosing them.
+TEXT_STAGES = "dpsynth_texts"
 # So many texts take long enough for a progress bar.
 _MANY_TEXTS = 200
 
@@ -109,7 +111,8 @@ class Synthesizer:
         gate measured).  where: column -> value that every row has; sampled from the model, not by rejection.
         balance: a column of labels, each of which that is known to occur is to be as frequent as any other. What else stands in a row
         still fits its label.  Or a column of texts that a taxonomy was given for: its leaves are to be equally frequent.
-        seed: makes the draw repeatable; it has no part in privacy.  frame: "pandas", "polars" or "pyarrow", in types learned under DP,
+        seed: makes the draw repeatable; it has no part in privacy. A pandas frame's attrs["dpsynth_texts"] says of each column of texts how
+        many were written and how many each rule left.  frame: "pandas", "polars" or "pyarrow", in types learned under DP,
         instead of the input's frame and dtypes; or a SparkSession, for a Spark DataFrame whose partitions the executors draw.
         Raises SchemaError for a column or value that cannot be conditioned on; ModelError where texts are to be written in a cluster.
         """
@@ -218,11 +221,27 @@ class Synthesizer:
         writers, balance = self._balanced(balance)
         conditions = conditions_of(self.domain, where, balance)
         codes, unit_ids, rng = self._coded(n, conditions.evidence, seed)
+        stages: dict[str, list[tuple[str, int]]] = {}
+
+        def counted(column: str, stage: str, left: int) -> None:
+            stages.setdefault(column, []).append((stage, left))
+
         with make_progress(bool(self.writers) and n >= _MANY_TEXTS) as steps:
             if self.writers:
                 steps.stage("writing texts")
-            values = values_of(self.domain, self.model, codes, conditions, rng, writers=writers, written=steps.advance)
-        return table_of(self.domain.facts, values, unit_ids, rng), codes, unit_ids
+            values = values_of(
+                self.domain,
+                self.model,
+                codes,
+                conditions,
+                rng,
+                writers=writers,
+                written=steps.advance,
+                counted=counted,
+            )
+        table = table_of(self.domain.facts, values, unit_ids, rng)
+        table.attrs |= {TEXT_STAGES: stages} if stages else {}
+        return table, codes, unit_ids
 
     def _balanced(self, balance: str | None) -> tuple[tuple[TextModel, ...], str | None]:
         """(what writes the texts, what is left for the table's model to balance)."""

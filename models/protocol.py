@@ -23,6 +23,8 @@ from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.privacy.table import Measurement, PrivateTable
 from dpsynth.values import Own
 
+# Told of a stage, and how many texts there are after it.
+Counted = Callable[[str, int], None]
 # The log weight of codes that declared constraints make impossible: exp of it is 0, and so is any sum with factors of a fit.
 IMPOSSIBLE = -1e6
 
@@ -115,10 +117,17 @@ class TextModel(Protocol):
         """The same, with every leaf as frequent as any other. Raises SchemaError where `coverage` is None."""
 
     def write(
-        self, conditions: Sequence[Own], n: int, rng: np.random.Generator, *, written: Callable[[int], None]
+        self,
+        conditions: Sequence[Own],
+        n: int,
+        rng: np.random.Generator,
+        *,
+        written: Callable[[int], None],
+        counted: Counted,
     ) -> list[str]:
         """n new texts. conditions: of each of those columns the n rows' labels, None = missing.  written: told of progress.
 
+        counted: told after each stage of writing and choosing how many texts it left.
         Raises ModelError where what it writes with is not there.
         """
 

@@ -21,6 +21,7 @@ from dpsynth.report import page, plots
 from dpsynth.report.certificate import tiers
 from dpsynth.report.internal import _square
 from dpsynth.sources import read
+from dpsynth.synthesizer import TEXT_STAGES
 
 if TYPE_CHECKING:
     from dpsynth.synthesizer import Synthesizer
@@ -51,6 +52,7 @@ def render(
         associations=_associations(synth, table),
         pairs=len(synth.tree),
         coverage=_coverage(synth, table, cells),
+        stages=_stages(table),
         notes=synth.notes,
         tiers=tiers(synth.privacy, gate.said),
     )
@@ -106,6 +108,17 @@ def _labels(
         for label, of in parts:
             here = rows[of].sum() / max(len(places), 1)
             out.append((label, f"{shares[of].sum():.2%}", f"{here:.2%}", f"{written[of].sum():,}"))
+    return out
+
+
+def _stages(table: pd.DataFrame) -> dict[str, list[tuple[str, str, str]]]:
+    """Of each column of texts the stages that they went through: (stage, texts that it took away, texts left)."""
+    out = {}
+    for column, stages in table.attrs.get(TEXT_STAGES, {}).items():
+        before = [stages[0][1], *(left for _, left in stages)]
+        out[column] = [
+            (name, f"{had - left:,}", f"{left:,}") for (name, left), had in zip(stages, before, strict=False)
+        ]
     return out
 
 

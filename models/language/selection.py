@@ -76,6 +76,16 @@ def fluent(made_for: IntArray, odd: FloatArray, share: float) -> IntArray:
     return np.sort(np.concatenate(kept))
 
 
+def first(wanted: IntArray, made_for: IntArray) -> IntArray:
+    """For each wanted text the number of the next that was written for its group, shape (wanted,); where these are too few, they come
+    again, and where there are none, any text will do."""
+    out = np.empty(len(wanted), np.int64)
+    for group in np.unique(wanted):
+        places, own = np.flatnonzero(wanted == group), np.flatnonzero(made_for == group)
+        out[places] = np.resize(own if len(own) else np.arange(len(made_for)), len(places))
+    return out
+
+
 # Units below which a group is nobody's: a text is not taken for one of its.
 LEAST_UNITS = 1.0
 

@@ -17,6 +17,7 @@ from dpsynth.models.language.leaves import LeafCells
 from dpsynth.models.language.pretrained import LanguageModel
 from dpsynth.models.language.prompt import Prompt, some_words
 from dpsynth.models.language.shapes import SIZE, words_at_most
+from dpsynth.models.protocol import Counted
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.values import Own
@@ -92,14 +93,20 @@ class TextWriter:
         )
 
     def write(
-        self, conditions: Sequence[Own], n: int, rng: np.random.Generator, *, written: Callable[[int], None]
+        self,
+        conditions: Sequence[Own],
+        n: int,
+        rng: np.random.Generator,
+        *,
+        written: Callable[[int], None],
+        counted: Counted = lambda stage, left: None,
     ) -> list[str]:
         """n new texts for rows with these labels. Post-processing: free. See `TextModel`."""
         if not n:
             return []
         blank, texts = self.guide.blank_share, np.full(n, "", object)
         worded = np.flatnonzero(rng.random(n) >= blank) if blank else np.arange(n)
-        texts[worded] = self._worded([c[worded] for c in conditions], len(worded), rng, written)
+        texts[worded] = self._worded([c[worded] for c in conditions], len(worded), rng, written, counted)
         return list(texts)
 
     def prompt(self) -> Prompt:
@@ -109,7 +116,12 @@ class TextWriter:
         return pretrained.load_language_model(self.writing.base, device)
 
     def _worded(
-        self, conditions: Sequence[Own], n: int, rng: np.random.Generator, written: Callable[[int], None]
+        self,
+        conditions: Sequence[Own],
+        n: int,
+        rng: np.random.Generator,
+        written: Callable[[int], None],
+        counted: Counted,
     ) -> list[str]:
         """Texts that are not blank."""
         if not n:
@@ -118,14 +130,17 @@ class TextWriter:
             raise ModelError(f"the language model {self.writing.base!r} is not the one that this was made with")
         wanted = self._wanted(conditions, n, rng)
         times = self.writing.overdraw if self.writing.select else 1.0
-        texts, made_for, odd = self._drafts(wanted, times, rng, written)
-        if not self.writing.select and len(texts) >= n:
-            return texts[:n]
-        if self.writing.select:
+        texts, made_for, odd = self._drafts(wanted, times, rng, written, counted)
+        if self.writing.select and self.writing.fluent < 1:
             share = min(max(self.writing.fluent, n / len(texts)), 1.0)  # enough of them that none is used twice
             fluent = selection.fluent(made_for, odd, share)
             texts, made_for = [texts[i] for i in fluent], made_for[fluent]
-        taken = selection.chosen(wanted, made_for, texts, embed(texts), self.guide, rng)
+            counted("fluency", len(texts))
+        if self.writing.select:
+            taken = selection.chosen(wanted, made_for, texts, embed(texts), self.guide, rng)
+        else:
+            taken = selection.first(wanted, made_for)
+        counted("chosen", len(set(taken.tolist())))
         return [texts[i] for i in taken]
 
     def _wanted(self, conditions: Sequence[Own], n: int, rng: np.random.Generator) -> IntArray:
@@ -146,7 +161,12 @@ class TextWriter:
         return places * groups.leaves.size + leaves
 
     def _drafts(
-        self, wanted: IntArray, times: float, rng: np.random.Generator, written: Callable[[int], None]
+        self,
+        wanted: IntArray,
+        times: float,
+        rng: np.random.Generator,
+        written: Callable[[int], None],
+        counted: Counted,
     ) -> tuple[list[str], IntArray, FloatArray]:
         """About `times` as many texts as are wanted, all of which pass the public rules.
 
@@ -167,11 +187,13 @@ class TextWriter:
         texts: list[str] = []
         made_for: list[int] = []
         odd: list[float] = []
+        tried = 0
         for _ in range(_ROUNDS):
             lacking = round(times * len(wanted)) - len(texts)
             if lacking <= 0:
                 break
             groups = np.tile(rng.permutation(wanted), -(-lacking // len(wanted)))[:lacking]
+            tried += lacking
             tasks = []
             for group in groups:
                 words = some_words(self.guide.keywords[group], self.guide.words, rng, self.writing.words)
@@ -194,6 +216,8 @@ class TextWriter:
                     texts.append(text)
                     made_for.append(group)
                     odd.append(draft.nats / len(raw.encode()))
+        counted("written", tried)
+        counted("public rules", len(texts))
         if not texts:
             raise ModelError("the language model wrote nothing that passes the public rules")
         return texts, np.array(made_for, np.int64), np.array(odd)

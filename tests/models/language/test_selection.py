@@ -10,7 +10,7 @@ import pytest
 from dpsynth.encode.cells import LabelCells
 from dpsynth.models.language.embedding import Projection
 from dpsynth.models.language.guide import Groups, Guide
-from dpsynth.models.language.selection import chosen, cleaned, fluent
+from dpsynth.models.language.selection import chosen, cleaned, first, fluent
 from dpsynth.models.language.shapes import SIZE, ShapeOf, shape_of
 
 
@@ -115,6 +115,12 @@ def test_the_oddest_of_each_group_are_taken_away() -> None:
     kept = fluent(np.array([0, 1, 0, 1, 0, 0, 2]), np.array([1.0, 9, 5, 8, 2, 3, 99]), 0.5)
     assert kept.tolist() == [0, 3, 4, 6]
     assert fluent(np.array([0, 0]), np.array([1.0, 2.0]), 1.0).tolist() == [0, 1]
+
+
+def test_without_a_choice_each_row_gets_a_text_of_its_own_group() -> None:
+    wanted, made_for = np.array([2, 0, 2, 0, 1]), np.array([0, 2, 0, 2, 2])
+    assert first(wanted, made_for).tolist()[:4] == [1, 0, 3, 2]
+    assert first(np.array([0, 0, 0]), made_for).tolist() == [0, 2, 0]
 
 
 def test_many_texts_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

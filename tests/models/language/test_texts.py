@@ -20,10 +20,11 @@ from dpsynth.privacy.budget import budget_of
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.ledger import Ledger
 from dpsynth.privacy.noise import Noise
-from dpsynth.report.shareable import _coverage
+from dpsynth.report.shareable import _coverage, _stages
 from dpsynth.sources import hold, read
 from dpsynth.split import Split
 from dpsynth.synthesize import Settings, _public_randomness, fit_rows
+from dpsynth.synthesizer import TEXT_STAGES
 
 pytestmark = [
     pytest.mark.skipif(
@@ -98,6 +99,17 @@ def test_the_report_shows_how_many_texts_each_label_has_before_and_after(synth: 
     assert list(found) == list(SUBJECTS)
     assert found["top up"] == [f"{measured[2]:.2%}", "75.00%", "2"]
     assert found["lost card"][1:] == ["25.00%", "1"] and found["exchange rate"][1:] == ["0.00%", "0"]
+
+
+def test_the_report_shows_what_each_stage_left_of_the_texts(synth: dpsynth.Synthesizer) -> None:
+    table = synth.sample_typed(100, seed=1)
+    (stages,) = table.attrs[TEXT_STAGES].values()
+    assert [name for name, _ in stages] == ["written", "public rules", "fluency", "chosen"]
+    left = [n for _, n in stages]
+    assert left == sorted(left, reverse=True) and left[-1] == table["note"].notna().sum()
+    shown = _stages(table)["note"]
+    assert [taken for _, taken, _ in shown] == ["0", *(f"{a - b:,}" for a, b in zip(left, left[1:], strict=False))]
+    assert shown[-1][2] == f"{left[-1]:,}" and _stages(pd.DataFrame({"note": ["a"]})) == {}
 
 
 def test_what_is_bought_tells_the_subjects_apart(synth: dpsynth.Synthesizer) -> None:
