@@ -9,6 +9,9 @@ leaves       which of its leaves a text belongs to
 guide        what is bought of a text column, and what follows from it
 prompt       what the language model is asked to write
 decoding     many texts at once, with a prefix that all share
+drafts       texts before the choice among them
+judges       public models and rules that give marks to texts
+endpoint     an OpenAI-compatible endpoint as a judge, or as the teacher that writes
 selection    which of its texts are kept
 lora         low-rank updates of a model's layers
 tuning       DP-SGD of them on the rows

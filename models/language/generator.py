@@ -14,6 +14,7 @@ from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.models.language import pretrained
 from dpsynth.models.language.guide import Groups, Guide, buy
+from dpsynth.models.language.judges import Judge, Teacher
 from dpsynth.models.language.leaves import LeafCells
 from dpsynth.models.language.taxonomy import Taxonomy
 from dpsynth.models.language.tuning import STAGE, Reading, Tuning, tune, tuned_prompt
@@ -76,6 +77,8 @@ class Language:
     would be left.
     dimensions: axes of the embeddings that are bought.  batch: texts at a time.
     table: the model of the other columns.
+    judges: of `dpsynth.models.language.judges`, which one after another take texts away before the choice; public models and rules, which see
+    written texts and labels alone.  teacher: an `Endpoint` that writes in place of the base model.
     """
 
     base: str = pretrained.DEFAULT
@@ -98,6 +101,8 @@ class Language:
     route: Literal["guided", "tuned", "auto"] = "guided"
     tuning: Tuning = field(default_factory=Tuning)
     units: int | None = None
+    judges: tuple[Judge, ...] = ()
+    teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
         if self.words < 2 or self.top_k < 1 or self.batch < 1 or not 8 <= self.dimensions <= 384:
@@ -113,6 +118,8 @@ class Language:
         if self.coverage == "balanced" and self.taxonomy is None:
             raise ModelError("coverage='balanced' needs a taxonomy; labels are balanced by sample(balance=...)")
         self.tuning.require(self.taxonomy)
+        if self.teacher is not None and self.route != "guided":
+            raise ModelError("a teacher writes in place of the base model: it goes with route='guided' alone")
         if self.route == "tuned" and isinstance(self.table, Training):
             raise ModelError("route='tuned' needs a table model that is not trained on the rows itself, as Marginals()")
 
@@ -122,9 +129,13 @@ class Language:
         return (self.condition,) if isinstance(self.condition, str) else tuple(self.condition or ())
 
     def require(self) -> None:
-        """Raises ModelError where the base model or the embedder is not there: before anything is reserved."""
+        """Raises ModelError where the base model, the embedder, a judge or the teacher is not there: before anything is reserved."""
         pretrained.sha256_of(self.base)
         pretrained.check_embedder()
+        for judge in self.judges:
+            judge.require()
+        if self.teacher is not None:
+            self.teacher.require()
 
     def reserve(self, epsilon: float, delta: float) -> Reserve:
         """What the run sets aside: where the language model is tuned, its training and the rest for queries."""

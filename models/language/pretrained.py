@@ -114,6 +114,31 @@ def own_language_model(base: str, device: str) -> LanguageModel:
         return LanguageModel(name=base, sha256=digest, model=model, tokenizer=load_tokenizer(base))
 
 
+@cache
+def load_classifier(base: str, device: str) -> LanguageModel:
+    """A public sequence-classification model, as a reward model is, in float32.
+
+    base: a folder or a hub's name.  Raises ModelError, also where the model has no trained head for that.
+    """
+    digest = sha256_of(base)
+    with _loading(base):
+        import torch
+        from transformers import AutoModelForSequenceClassification
+
+        found: Any = AutoModelForSequenceClassification.from_pretrained(
+            base, output_loading_info=True, trust_remote_code=False
+        )
+        model, info = found
+        if info["missing_keys"]:
+            raise ModelError(f"the model {base!r} has no trained classification head")
+        model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
+        tokenizer = load_tokenizer(base)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id  # some models see from it where a text ends
+        return LanguageModel(name=base, sha256=digest, model=model, tokenizer=tokenizer)
+
+
 def default_file() -> Path | None:
     """Where the weights of the default base model are to be; None where its package is not installed."""
     return _folder(_LM_PACKAGE) / _LM_FILE if importlib.util.find_spec(_LM_PACKAGE) else None

@@ -86,6 +86,19 @@ def first(wanted: IntArray, made_for: IntArray) -> IntArray:
     return out
 
 
+def best(made_for: IntArray, marks: FloatArray, share: float) -> IntArray:
+    """Numbers of the texts that are left when of each group this share stays, those with the highest marks and all that are level with the
+    last of them. A text with a mark of -inf never stays."""
+    kept = [np.zeros(0, np.int64)]
+    for group in np.unique(made_for):
+        own = np.flatnonzero(made_for == group)
+        stay = math.ceil(share * len(own))
+        own = own[marks[own] > -np.inf]
+        if len(own):
+            kept.append(own[marks[own] >= np.sort(marks[own])[-min(stay, len(own))]])
+    return np.sort(np.concatenate(kept))
+
+
 # Units below which a group is nobody's: a text is not taken for one of its.
 LEAST_UNITS = 1.0
 

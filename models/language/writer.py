@@ -11,8 +11,10 @@ import numpy.typing as npt
 
 from dpsynth.encode.cells import LabelCells, places_of
 from dpsynth.models.language import pretrained, selection
+from dpsynth.models.language.drafts import Ask, Author, Drafts, by_base, by_teacher
 from dpsynth.models.language.embedding import embed
 from dpsynth.models.language.guide import Guide
+from dpsynth.models.language.judges import Judge, Teacher, from_json, marks_of, to_json
 from dpsynth.models.language.leaves import LeafCells
 from dpsynth.models.language.pretrained import LanguageModel
 from dpsynth.models.language.prompt import Prompt, some_words
@@ -47,6 +49,30 @@ class Writing:
     fluent: float
     batch: int
     coverage: Literal["faithful", "balanced"] = "faithful"
+    judges: tuple[Judge, ...] = ()
+    teacher: Teacher | None = None
+
+    @property
+    def author(self) -> str:
+        """Name of the model that writes."""
+        return self.base if self.teacher is None else self.teacher.name
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it. Raises ModelError for a judge or teacher that is not of this package."""
+        judges = [to_json(judge) for judge in self.judges]
+        teacher = None if self.teacher is None else to_json(self.teacher)
+        return asdict(replace(self, judges=(), teacher=None)) | {"judges": judges, "teacher": teacher}
+
+    @classmethod
+    def from_json(cls, body: dict[str, Any]) -> Writing:
+        """What `to_json` wrote; an endpoint in it asks nobody until it is allowed."""
+        teacher = body.get("teacher")
+        own = {
+            "examples": tuple((name, tuple(words), text) for name, words, text in body["examples"]),
+            "judges": tuple(from_json(judge) for judge in body.get("judges", ())),
+            "teacher": None if teacher is None else from_json(teacher),
+        }
+        return cls(**(body | own))
 
 
 def prompt_of(
@@ -88,7 +114,7 @@ class TextWriter:
     @property
     def told(self) -> str:
         return (
-            f"texts are new, written by a public language model ({self.writing.base}) with words and a direction of meaning that were "
+            f"texts are new, written by a public language model ({self.writing.author}) with words and a direction of meaning that were "
             "bought for each group of rows; what they state is made up"
         )
 
@@ -129,19 +155,33 @@ class TextWriter:
         if pretrained.sha256_of(self.writing.base) != self.sha256:
             raise ModelError(f"the language model {self.writing.base!r} is not the one that this was made with")
         wanted = self._wanted(conditions, n, rng)
-        times = self.writing.overdraw if self.writing.select else 1.0
-        texts, made_for, odd = self._drafts(wanted, times, rng, written, counted)
-        if self.writing.select and self.writing.fluent < 1:
-            share = min(max(self.writing.fluent, n / len(texts)), 1.0)  # enough of them that none is used twice
-            fluent = selection.fluent(made_for, odd, share)
-            texts, made_for = [texts[i] for i in fluent], made_for[fluent]
-            counted("fluency", len(texts))
+        times = self.writing.overdraw if self.writing.select or self.writing.judges else 1.0
+        drafts = self._judged(self._drafts(wanted, times, rng, written, counted), n, counted)
         if self.writing.select:
-            taken = selection.chosen(wanted, made_for, texts, embed(texts), self.guide, rng)
+            taken = selection.chosen(wanted, drafts.made_for, drafts.texts, embed(drafts.texts), self.guide, rng)
         else:
-            taken = selection.first(wanted, made_for)
+            taken = selection.first(wanted, drafts.made_for)
         counted("chosen", len(set(taken.tolist())))
-        return [texts[i] for i in taken]
+        return [drafts.texts[i] for i in taken]
+
+    def _judged(self, drafts: Drafts, n: int, counted: Counted) -> Drafts:
+        """What the rule of fluency and the judges, one after another, leave: n texts or more, where judges refuse none outright."""
+
+        def share(keep: float) -> float:
+            return min(max(keep, n / len(drafts.texts)), 1.0)  # enough of them that none is used twice
+
+        if self.writing.select and self.writing.fluent < 1:
+            drafts = drafts.only(selection.fluent(drafts.made_for, drafts.odd, share(self.writing.fluent)))
+            counted("fluency", len(drafts.texts))
+        names = self.guide.groups.names()
+        for judge in self.writing.judges:
+            judge.require()
+            marks = marks_of(judge, drafts.texts, [names[group] for group in drafts.made_for])
+            drafts = drafts.only(selection.best(drafts.made_for, marks, share(judge.keep)))
+            counted(judge.name, len(drafts.texts))
+            if not drafts.texts:
+                raise ModelError(f"the judge {judge.name!r} refused every text")
+        return drafts
 
     def _wanted(self, conditions: Sequence[Own], n: int, rng: np.random.Generator) -> IntArray:
         """The group of each text, shape (n,): that of its row's labels, and a leaf where no label says which."""
@@ -167,21 +207,10 @@ class TextWriter:
         rng: np.random.Generator,
         written: Callable[[int], None],
         counted: Counted,
-    ) -> tuple[list[str], IntArray, FloatArray]:
-        """About `times` as many texts as are wanted, all of which pass the public rules.
-
-        (The texts, the group that each was written for, how odd the language model by itself finds each: nats a byte.)
-        """
-        import torch
-
-        from dpsynth.models.language.decoding import Sampling, Task, Writer
-
-        lm, prompt = self.language_model(pretrained.fast_device()), self.prompt()
-        encode = lm.tokenizer
-        writer = Writer(lm, encode(prompt.prefix()).input_ids)
-        names, examples = self.guide.groups.names(), self.guide.groups.examples()
-        sampling = Sampling(temperature=self.writing.temperature, top_k=self.writing.top_k, top_p=self.writing.top_p)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
+    ) -> Drafts:
+        """About `times` as many texts as are wanted, all of which pass the public rules."""
+        prompt, names, examples = self.prompt(), self.guide.groups.names(), self.guide.groups.examples()
+        author = self._author(prompt.prefix(), rng, written)
         shares = np.maximum(self.guide.shapes[:SIZE], 0.0)
         shares = shares / shares.sum() if shares.sum() > 0 else np.full(SIZE, 1 / SIZE)
         texts: list[str] = []
@@ -194,33 +223,36 @@ class TextWriter:
                 break
             groups = np.tile(rng.permutation(wanted), -(-lacking // len(wanted)))[:lacking]
             tried += lacking
-            tasks = []
+            asked = []
             for group in groups:
                 words = some_words(self.guide.keywords[group], self.guide.words, rng, self.writing.words)
                 before = prompt.after(names[group], str(rng.choice(examples[group]))) if examples[group] else ""
-                most = words_at_most(int(rng.choice(SIZE, p=shares)))
-                tasks.append(
-                    Task(
-                        suffix=tuple(
-                            encode(before + prompt.ask(names[group], words), add_special_tokens=False).input_ids
-                        ),
-                        nudges=tuple(encode(" " + w, add_special_tokens=False).input_ids[0] for w in words),
-                        most=round(_TOKENS_PER_WORD * most) + _SPARE_TOKENS,
-                    )
-                )
-            drafts = writer.write(tasks, sampling, self.writing.nudge, generator, self.writing.batch, written)
-            for group, task, draft in zip(groups.tolist(), tasks, drafts, strict=True):
-                raw = encode.decode(draft.tokens)
-                text = selection.cleaned(raw, ended=len(draft.tokens) < task.most)
+                most = round(_TOKENS_PER_WORD * words_at_most(int(rng.choice(SIZE, p=shares)))) + _SPARE_TOKENS
+                asked.append(Ask(before + prompt.ask(names[group], words), words, most))
+            for group, draft in zip(groups.tolist(), author(asked), strict=True):
+                text = selection.cleaned(draft.text, ended=draft.ended)
                 if text is not None:
                     texts.append(text)
                     made_for.append(group)
-                    odd.append(draft.nats / len(raw.encode()))
+                    odd.append(draft.odd)
         counted("written", tried)
         counted("public rules", len(texts))
         if not texts:
             raise ModelError("the language model wrote nothing that passes the public rules")
-        return texts, np.array(made_for, np.int64), np.array(odd)
+        return Drafts(texts, np.array(made_for, np.int64), np.array(odd))
+
+    def _author(self, prefix: str, rng: np.random.Generator, written: Callable[[int], None]) -> Author:
+        """Who writes: the teacher, if there is one."""
+        writing = self.writing
+        if writing.teacher is not None:
+            writing.teacher.require()
+            base = writing.base if writing.select and writing.fluent < 1 else None
+            return by_teacher(writing.teacher, prefix, rng, written, base)
+        from dpsynth.models.language.decoding import Sampling
+
+        sampling = Sampling(temperature=writing.temperature, top_k=writing.top_k, top_p=writing.top_p)
+        lm = self.language_model(pretrained.fast_device())
+        return by_base(lm, prefix, sampling, writing.nudge, writing.batch, rng, written)
 
     def balanced(self) -> TextWriter:
         """See `TextModel`."""
@@ -231,14 +263,14 @@ class TextWriter:
     def state(self) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """(arrays, JSON): what was bought, public settings, and the base model's name and hash. None of its weights."""
         arrays, guide = self.guide.state()
-        return arrays, {"route": "guided", "guide": guide, "writing": asdict(self.writing), "sha256": self.sha256}
+        return arrays, {"route": "guided", "guide": guide, "writing": self.writing.to_json(), "sha256": self.sha256}
 
     @classmethod
     def from_state(cls, arrays: dict[str, npt.NDArray[Any]], body: dict[str, Any]) -> TextWriter:
-        writing = dict(body["writing"])
-        writing["examples"] = tuple((name, tuple(words), text) for name, words, text in writing["examples"])
         return cls(
-            guide=Guide.from_state(arrays, body["guide"]), writing=Writing(**writing), sha256=str(body["sha256"])
+            guide=Guide.from_state(arrays, body["guide"]),
+            writing=Writing.from_json(body["writing"]),
+            sha256=str(body["sha256"]),
         )
 
 

@@ -1,0 +1,98 @@
+"""Texts before the choice among them: written by the base model, or by a teacher, from public prompts and bought words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dpsynth.privacy.source import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from dpsynth.models.language.decoding import Sampling
+    from dpsynth.models.language.judges import Teacher
+    from dpsynth.models.language.pretrained import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One text to write. prompt: what follows the prefix that all share.  words: that it is to use.  most: tokens at most."""
+
+    prompt: str
+    words: tuple[str, ...]
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A text as it was written. ended: whether it came to its end by itself.  odd: nats a byte that the writer finds it unlikely by."""
+
+    text: str
+    ended: bool
+    odd: float = math.nan
+
+
+# Writes a text for each that is asked for.
+Author = Callable[[Sequence[Ask]], Iterator[Draft]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drafts:
+    """Texts to choose among, the group that each was written for, and how odd each is: nats a byte."""
+
+    texts: list[str]
+    made_for: IntArray
+    odd: FloatArray
+
+    def only(self, kept: IntArray) -> Drafts:
+        """Those of these numbers."""
+        return Drafts([self.texts[i] for i in kept], self.made_for[kept], self.odd[kept])
+
+
+def by_base(
+    lm: LanguageModel, prefix: str, sampling: Sampling, nudge: float, batch: int, rng: np.random.Generator,
+    written: Callable[[int], None],
+) -> Author:  # fmt: skip
+    """The base model, after a prefix that all texts share."""
+    import torch
+
+    from dpsynth.models.language.decoding import Task, Writer
+
+    encode = lm.tokenizer
+    writer = Writer(lm, encode(prefix).input_ids)
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
+
+    def write(asked: Sequence[Ask]) -> Iterator[Draft]:
+        tasks = [
+            Task(
+                suffix=tuple(encode(ask.prompt, add_special_tokens=False).input_ids),
+                nudges=tuple(encode(" " + w, add_special_tokens=False).input_ids[0] for w in ask.words),
+                most=ask.most,
+            )
+            for ask in asked
+        ]
+        for task, draft in zip(tasks, writer.write(tasks, sampling, nudge, generator, batch, written), strict=True):
+            text = encode.decode(draft.tokens)
+            yield Draft(text, len(draft.tokens) < task.most, draft.nats / max(len(text.encode()), 1))
+
+    return write
+
+
+def by_teacher(
+    teacher: Teacher, prefix: str, rng: np.random.Generator, written: Callable[[int], None], base: str | None
+) -> Author:
+    """A teacher, text by text.  base: the language model that says how odd each is, if anybody asks."""
+    from dpsynth.models.language.judges import Fluency
+
+    def write(asked: Sequence[Ask]) -> Iterator[Draft]:
+        prompts, most = [prefix + ask.prompt for ask in asked], [ask.most for ask in asked]
+        found = teacher.write(prompts, most, int(rng.integers(2**31)), written)
+        texts = [text for text, _ in found]
+        odd = np.zeros(len(found)) if base is None else -Fluency(model=base).score(texts, [""] * len(texts))
+        for (text, ended), unlikely in zip(found, odd.tolist(), strict=True):
+            yield Draft(text, ended, unlikely)
+
+    return write
