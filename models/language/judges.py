@@ -208,10 +208,11 @@ class Fluency:
 class Instruct:
     """Asks a causal language model about each text, yes or no: by how much the logit of yes is above that of no.
 
-    model: as `Language.base`; a model that follows instructions.  question: {label} stands for the text's labels in words.
+    model: as `Language.base`; a model that follows instructions well, as the default one, of 135 million parameters, does not.
+    question: {label} stands for the text's labels in words.
     """
 
-    model: str = pretrained.DEFAULT
+    model: str
     question: str = "Is this a natural and well written text on the subject {label}?"
     keep: float = 0.6
 

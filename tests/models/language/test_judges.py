@@ -30,7 +30,7 @@ from dpsynth.models.language.judges import (
 )
 from dpsynth.models.language.pretrained import LanguageModel, load_language_model
 from dpsynth.models.language.selection import best
-from dpsynth.models.language.writer import TextWriter
+from dpsynth.models.language.writer import TextWriter, Writing
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.ledger import Ledger
 from dpsynth.report.shareable import _stages
@@ -225,8 +225,21 @@ def test_settings_are_saved_by_kind(judge: Judge) -> None:
         from_json({"kind": "os.system"})
 
 
+def test_a_model_that_was_saved_before_there_were_judges_is_read() -> None:
+    now = Writing(
+        base="m", description="", examples=(("a", ("b",), "c"),), words=4, nudge=1.0, temperature=1.0, top_k=1, top_p=1.0,
+        overdraw=1.0, select=True, fluent=1.0, batch=1,
+    )  # fmt: skip
+    then = {name: value for name, value in now.to_json().items() if name not in ("judges", "teacher", "coverage")}
+    assert Writing.from_json(then) == now == Writing.from_json(now.to_json())
+
+
 def test_settings_are_checked() -> None:
-    for wrong in (lambda: Agreement(keep=0.0), lambda: Reward(model="m", keep=1.5), lambda: Instruct(keep=-1.0)):
+    for wrong in (
+        lambda: Agreement(keep=0.0),
+        lambda: Reward(model="m", keep=1.5),
+        lambda: Instruct(model="m", keep=-1.0),
+    ):
         with pytest.raises(ModelError, match="keep"):
             wrong()
     for bad in ({"words": (5, 2)}, {"distinct": 2.0}, {"pattern": "("}):
