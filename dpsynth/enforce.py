@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -111,11 +111,14 @@ class Conditions:
     fixed: values in the codec's terms, by column.  kept: how many times as often each fine cell is to be drawn, 0 for one that is not
     allowed, by column, shape (cells.size,).
     evidence: weight of each code, by column.
+    unseen: labels that noise hides from the model and that rows are to have all the same, with the share of the rows that get one of them,
+    by column. Nothing is known of what goes with them.
     """
 
     fixed: Mapping[str, Any]
     kept: Mapping[str, FloatArray]
     evidence: Mapping[str, FloatArray]
+    unseen: Mapping[str, tuple[tuple[str, ...], float]] = field(default_factory=dict)
 
 
 NO_CONDITIONS = Conditions(fixed={}, kept={}, evidence={})
@@ -214,7 +217,7 @@ class Rules:
             group = self.codecs[known[0]].groups[self._cell_of(known[0], value)]
             usual = table[group] if other == high else table[:, group]
             evidence[other] = evidence.get(other, 1.0) * np.where(usual < LEAST, 0.0, exact / np.maximum(usual, LEAST))
-        return Conditions(fixed=conditions.fixed, kept=conditions.kept, evidence=evidence)
+        return replace(conditions, evidence=evidence)
 
     def contradicts(self, fixed: Mapping[str, Any]) -> Constraint | None:
         """A constraint that fixed values alone do not obey."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -167,6 +167,10 @@ def _drawn(
             values[name] = np.full(len(codes), conditions.fixed[name], dtype=kind)
         else:
             values[name] = _values(domain, fact, codes[:, place], conditions, rng)
+        if name in conditions.unseen:
+            labels, share = conditions.unseen[name]
+            some = rng.permutation(len(codes))[: round(share * len(codes))]
+            values[name][some] = np.resize(np.array(labels, object), len(some))
     return values, domain.rules.obey(values, codes, conditions, rng)
 
 
@@ -251,8 +255,12 @@ def _times(micro: FloatArray, unit: str) -> npt.NDArray[Any]:
     return out.view(unit)
 
 
-def conditions_of(domain: Domain, where: Mapping[str, Any], balance: str | None = None) -> Conditions:
+def conditions_of(
+    domain: Domain, where: Mapping[str, Any], balance: str | None = None, leaves: Collection[str] = ()
+) -> Conditions:
     """What `where` and `balance` ask of the model and of the values within its codes.
+
+    leaves: labels of the column to balance that are to be had even where noise hides them, for they stand in a public taxonomy.
 
     Raises SchemaError for a column that is not modelled, a value that the model cannot tell from others, values that
     contradict a constraint, and a column to balance that has no labels.
@@ -285,6 +293,7 @@ def conditions_of(domain: Domain, where: Mapping[str, Any], balance: str | None 
                 raise SchemaError(f"where: the value of column {root!r} does not go with what is asked of others")
         else:
             evidence[root] = codec.within @ mask
+    unseen: tuple[tuple[str, ...], float] = (), 0.0
     weights = {root: mask.astype(np.float64) for root, mask in kept.items() if root not in fixed}
     if balance is not None:
         if balance in follows or balance not in facts or not isinstance(codec := facts[balance].codec, Codec):
@@ -292,10 +301,21 @@ def conditions_of(domain: Domain, where: Mapping[str, Any], balance: str | None 
         if balance in fixed or balance in weights:
             raise SchemaError(f"balance: column {balance!r} is fixed by where")
         weights[balance] = _evening(codec)
+        unseen = _unseen(codec, leaves)
         evidence[balance] = codec.within @ weights[balance]
     if (broken := domain.rules.contradicts(fixed)) is not None:
         raise SchemaError(f"where: the values do not obey the constraint {broken}")
-    return domain.rules.with_evidence(Conditions(fixed=fixed, kept=weights, evidence=evidence))
+    hidden = {balance: unseen} if balance is not None and unseen[0] else {}
+    return domain.rules.with_evidence(Conditions(fixed=fixed, kept=weights, evidence=evidence, unseen=hidden))
+
+
+def _unseen(codec: Codec, leaves: Collection[str]) -> tuple[tuple[str, ...], float]:
+    """(labels among `leaves` that the model never draws, their share of all that are to be equally frequent)."""
+    cells = codec.cells
+    assert isinstance(cells, LabelCells)
+    shares = codec.shares[: cells.other]
+    hidden = tuple(label for label, share in zip(cells.labels, shares, strict=True) if share <= 0 and label in leaves)
+    return hidden, len(hidden) / (len(hidden) + np.count_nonzero(shares > 0))
 
 
 def _evening(codec: Codec) -> FloatArray:

@@ -64,8 +64,8 @@ _FLOATING_GRADIENTS = (
 )
 # The same, where embeddings of texts were summed.
 _FLOATING_EMBEDDINGS = (
-    "a text's embedding is float32, computed from that text alone and rounded to whole numbers before anything is summed; counts, sums "
-    "and noise are whole numbers, and the noise is drawn exactly"
+    "a text's embedding is float32, computed from that text alone, and rounded to whole numbers, or to the leaf that lies nearest, "
+    "before anything is summed or counted; counts, sums and noise are whole numbers, and the noise is drawn exactly"
 )
 _TEXTS = (
     "the language model that writes texts and the model that reads them are public, and are not trained on the rows"
@@ -274,7 +274,7 @@ def fit_rows(
         neighbours="add or remove one unit",
         units=domain.n_units,
         events=table.account.events,
-        public=_public(rows, settings.schema, unit, source.max_rows, maker),
+        public=(*_public(rows, settings.schema, unit, source.max_rows, maker), *_said(writing, texts)),
         dataset=record.id,
         run=reservation.id,
         ledger_head=head,
@@ -536,6 +536,11 @@ def _public(
             out.append(f"{column.name}: {', '.join(column.declared)} (declared)")
     out += [f"{constraint} (declared)" for constraint in (schema.constraints if schema is not None else ())]
     return tuple(out)
+
+
+def _said(writing: TextGenerator | None, texts: Mapping[str, float]) -> tuple[str, ...]:
+    """What the model's settings say of texts that are written."""
+    return writing.public if writing is not None and texts else ()
 
 
 def _version() -> str:

@@ -109,7 +109,7 @@ class Synthesizer:
 
         n: number of rows; None = about as many as the source (and without `where` and `seed`, the very table that the
         gate measured).  where: column -> value that every row has; sampled from the model, not by rejection.
-        balance: a column of labels, each of which that is known to occur is to be as frequent as any other. What else stands in a row
+        balance: a column of labels, each of which that is known to occur, or is a leaf of a taxonomy, is to be as frequent as any other. What else stands in a row
         still fits its label.  Or a column of texts that a taxonomy was given for: its leaves are to be equally frequent.
         seed: makes the draw repeatable; it has no part in privacy. A pandas frame's attrs["dpsynth_texts"] says of each column of texts how
         many were written and how many each rule left.  frame: "pandas", "polars" or "pyarrow", in types learned under DP,
@@ -219,7 +219,7 @@ class Synthesizer:
     ) -> tuple[pd.DataFrame, IntArray, IntArray]:
         """(table, its codes, the unit of each row)."""
         writers, balance = self._balanced(balance)
-        conditions = conditions_of(self.domain, where, balance)
+        conditions = conditions_of(self.domain, where, balance, self._leaves_of(balance))
         codes, unit_ids, rng = self._coded(n, conditions.evidence, seed)
         stages: dict[str, list[tuple[str, int]]] = {}
 
@@ -248,6 +248,13 @@ class Synthesizer:
         if not any(w.column == balance for w in self.writers):
             return self.writers, balance
         return tuple(w.balanced() if w.column == balance else w for w in self.writers), None
+
+    def _leaves_of(self, column: str | None) -> set[str]:
+        """Labels of a column that are leaves of a taxonomy."""
+        codec = None if column not in self.facts else self.facts[column].codec
+        labels = codec.cells.labels if codec is not None and isinstance(codec.cells, LabelCells) else ()
+        told = [w.branch for w in self.writers if column in w.conditions]
+        return {label for label in labels for branch in told if branch(label) is not None}
 
     def _coded(
         self, n: int, evidence: Mapping[str, FloatArray], seed: int

@@ -110,8 +110,8 @@ class TextModel(Protocol):
         """(leaves of a public tree as cells, share of the private texts in each as measured, the cell of each of these synthetic texts); None
         where no tree is known, or a column's labels say which leaf a text belongs to."""
 
-    def branch(self, label: str) -> str:
-        """Where on the tree a label of a condition or a leaf grows; "" where that is not known."""
+    def branch(self, label: str) -> str | None:
+        """Where on the tree a leaf of this name grows, "" at its root; None where there is none."""
 
     def balanced(self) -> TextModel:
         """The same, with every leaf as frequent as any other. Raises SchemaError where `coverage` is None."""
@@ -138,6 +138,10 @@ class TextModel(Protocol):
 @runtime_checkable
 class TextGenerator(Protocol):
     """A generator that also has texts written, by whatever route."""
+
+    @property
+    def public(self) -> tuple[str, ...]:
+        """What its settings say of the texts, in words: taken as public, and listed so in the statement."""
 
     def require(self) -> None:
         """Raises ModelError where what it needs is not installed: before anything is reserved."""

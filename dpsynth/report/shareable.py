@@ -97,7 +97,7 @@ def _labels(
 
     places: of the rows.  texts: which of them have one.
     """
-    names, branches = cells.describe(), [writer.branch(label) for label in cells.describe()]
+    names, branches = cells.describe(), [writer.branch(label) or "" for label in cells.describe()]
     rows, written = (np.bincount(places[kept], minlength=cells.size) for kept in (slice(None), texts))
     shown = [i for i in range(cells.size) if shares[i] > 0 or rows[i]]
     out = []

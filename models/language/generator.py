@@ -128,6 +128,15 @@ class Language:
         """Columns that were asked for."""
         return (self.condition,) if isinstance(self.condition, str) else tuple(self.condition or ())
 
+    @property
+    def public(self) -> tuple[str, ...]:
+        """See `TextGenerator`."""
+        said = [f"what the texts are: {self.description} (declared)"] if self.description else []
+        said += [f"{len(self.examples)} example texts (declared)"] if self.examples else []
+        if self.taxonomy is not None:
+            said.append(f"subjects of the texts: {', '.join(self.taxonomy.names)} (a taxonomy, declared)")
+        return tuple(said)
+
     def require(self) -> None:
         """Raises ModelError where the base model, the embedder, a judge or the teacher is not there: before anything is reserved."""
         pretrained.sha256_of(self.base)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from dpsynth.encode.cells import LabelCells
 from dpsynth.models.language.embedding import GRID, Array, EmbeddingRows, Projection, embed
-from dpsynth.models.language.leaves import LEAVES, LeafCells, leaf_counts
+from dpsynth.models.language.leaves import AT_LEAST, LEAVES, LeafCells, leaf_counts
 from dpsynth.models.language.shapes import BLANK, SIZE, ShapeOf
 from dpsynth.models.language.taxonomy import Leaf, Taxonomy, plain
 from dpsynth.models.language.words import STEPS, WordRows
@@ -235,10 +235,7 @@ def buy(
     mu_squared: float,
 ) -> Guide:
     """Spend `mu_squared` on a text column. Where the groups' taxonomy has no column of labels, each text belongs to its nearest leaf."""
-    if groups.taxonomy is not None and not any(map(groups.taxonomy.covers, groups.cells)):
-        leaves = LeafCells.of(column, groups.taxonomy)
-        counts = leaf_counts(table, groups.cells, groups.counts, leaves, mu_squared=LEAVES * mu_squared, stage=STAGE)
-        groups, mu_squared = replace(groups, cells=(*groups.cells, leaves), counts=counts), (1 - LEAVES) * mu_squared
+    groups, mu_squared = _with_leaves(table, column, groups, mu_squared)
     (shapes,) = table.counts(
         [[ShapeOf(column)]], mu_squared=SHAPES * mu_squared, stage=STAGE, labels=[f"shapes of {column}"]
     )
@@ -264,6 +261,21 @@ def buy(
         sum_sigma=sums.sigma / GRID,
         names=names,
     )
+
+
+def _with_leaves(table: PrivateTable, column: str, groups: Groups, mu_squared: float) -> tuple[Groups, float]:
+    """(groups that tell the leaves of their taxonomy apart, what is left of `mu_squared`)."""
+    taxonomy = groups.taxonomy
+    if taxonomy is None:
+        return groups, mu_squared
+    if not any(map(taxonomy.covers, groups.cells)):
+        leaves = LeafCells.of(column, taxonomy)
+        counts = leaf_counts(table, groups.cells, groups.counts, leaves, mu_squared=LEAVES * mu_squared, stage=STAGE)
+        return replace(groups, cells=(*groups.cells, leaves), counts=counts), (1 - LEAVES) * mu_squared
+    if len(groups.cells) > 1:  # most combinations of a leaf with other labels are rare because they are
+        return groups, mu_squared
+    least = np.array([0.0 if leaf is None else AT_LEAST for leaf in groups.leaf_of()])
+    return replace(groups, counts=np.maximum(groups.counts, least)), mu_squared
 
 
 def _words(

@@ -19,7 +19,7 @@ from dpsynth.privacy.table import PrivateTable
 # Of the mu^2 of a text column, what the histogram over the leaves costs.
 LEAVES = 0.05
 # Units that a leaf is taken to have at least: it is public that the leaf is there, and noise may have hidden the few that it has.
-_LEAST = 1.0
+AT_LEAST = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def leaf_counts(
         [[*cells, leaves]], mu_squared=mu_squared, stage=stage, labels=[f"leaves of {leaves.column}"]
     )
     noisy = found.values.reshape(-1, leaves.size)
-    out, least = np.zeros_like(noisy), min(_LEAST, float(counts.max()))
+    out, least = np.zeros_like(noisy), min(AT_LEAST, float(counts.max()))
     for row, seen, total in zip(out, noisy, counts, strict=True):
         if total >= least:
-            row[: leaves.other] = np.maximum(pooled(seen[: leaves.other], found.sigma, float(total)), _LEAST)
+            row[: leaves.other] = np.maximum(pooled(seen[: leaves.other], found.sigma, float(total)), AT_LEAST)
     return out.ravel()

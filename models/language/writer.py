@@ -105,14 +105,23 @@ class TextWriter:
         groups = self.guide.groups
         return None if groups.leaves is None else (groups.leaves, groups.leaf_shares(), groups.leaves.nearest(texts))
 
-    def branch(self, label: str) -> str:
+    def branch(self, label: str) -> str | None:
         """See `TextModel`."""
         taxonomy = self.guide.groups.taxonomy
         leaf = None if taxonomy is None else taxonomy.leaf(label)
-        return "" if leaf is None else leaf.branch
+        return None if leaf is None else leaf.branch
 
     @property
     def told(self) -> str:
+        return self.made + (
+            "; every subject of the public taxonomy is as frequent as any other, which says nothing of the source"
+            if self.writing.coverage == "balanced" and self.guide.groups.leaves is not None
+            else ""
+        )
+
+    @property
+    def made(self) -> str:
+        """How the texts came about."""
         return (
             f"texts are new, written by a public language model ({self.writing.author}) with words and a direction of meaning that were "
             "bought for each group of rows; what they state is made up"

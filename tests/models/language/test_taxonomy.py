@@ -17,6 +17,9 @@ from hypothesis import strategies as st
 import dpsynth
 from dpsynth.console import make_progress
 from dpsynth.encode.cells import LabelCells
+from dpsynth.encode.codec import Codec
+from dpsynth.enforce import NO_CONDITIONS
+from dpsynth.generate import _unseen, values_of
 from dpsynth.models import Language
 from dpsynth.models.language.leaves import LeafCells, leaf_counts
 from dpsynth.models.language.taxonomy import MAX_LEAVES, Leaf, Taxonomy
@@ -228,6 +231,9 @@ def test_leaves_of_texts_alone_are_bought_and_stand_in_the_ledger(synth: dpsynth
         "leaves of note", "shapes of note", "words of note", "words of note by group", "sums of embeddings of note",
     ]  # fmt: skip
     assert cost_of(synth.privacy.events).mu_squared == pytest.approx(budget_of(8.0, 1e-6).mu_squared, rel=1e-6)
+    assert (
+        "subjects of the texts: lost card, exchange rate, top up, storm (a taxonomy, declared)" in synth.privacy.public
+    )
     (writer,) = synth.writers
     assert isinstance(writer, TextWriter) and writer.conditions == ()
     groups = writer.guide.groups
@@ -250,7 +256,7 @@ def test_coverage_is_faithful_or_balanced_on_request(synth: dpsynth.Synthesizer)
     assert np.abs(faithful - shares).max() < 0.003 and shares[0] < 0.15
     even = writer.balanced()
     assert (np.bincount(even._wanted([], 400, rng), minlength=6) == [100] * 4 + [0] * 2).all()
-    assert replace(writer, writing=replace(writer.writing, coverage="balanced"))._wanted([], 8, rng).tolist() != []
+    assert "as frequent as any other" in even.told and "as frequent" not in writer.told
     asked: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TextWriter, "balanced", lambda self: asked.append(self.column) or even)
@@ -311,8 +317,9 @@ def test_neighbours_move_no_answer_by_more_than_its_sensitivity(tiny: str, gone:
 def test_labels_that_are_leaves_say_which_leaf_a_text_belongs_to(tiny: str) -> None:
     frame = corpus()
     frame["shop"] = np.where(np.arange(len(frame)) % 2, "Lima", "Oslo")
+    frame.loc[0, "subject"] = "storm"
     columns = [
-        dpsynth.Column("subject", "categorical", categories=list(SUBJECTS), nullable=False),
+        dpsynth.Column("subject", "categorical", categories=[*SUBJECTS, "storm"], nullable=False),
         dpsynth.Column("note", "text"),
         dpsynth.Column("shop", "categorical", categories=["Lima", "Oslo"], nullable=False),
     ]
@@ -324,12 +331,34 @@ def test_labels_that_are_leaves_say_which_leaf_a_text_belongs_to(tiny: str) -> N
     (writer,) = synth.writers
     assert isinstance(writer, TextWriter) and writer.conditions == ("subject",) and writer.coverage([]) is None
     assert writer.guide.groups.names()[1] == "exchange rate (money): Which rate is used for euros."
+    assert writer.guide.groups.counts[3] >= 1, "noise may have hidden the one storm"
+    made = synth.sample(200, balance="subject", seed=0)["subject"].value_counts()
+    assert len(made) == 4 and (abs(made - 50) < 30).all()
     with pytest.raises(SchemaError, match="without leaves of a taxonomy"):
         synth.sample(3, balance="note")
     (part,) = _coverage(synth, frame, read(frame).cells)
     assert [label for label, *_ in part["labels"]] == [
-        "cards / lost card", "money", "money / exchange rate", "money / top up",
+        "cards / lost card", "money", "money / exchange rate", "money / top up", "weather / storm",
     ]  # fmt: skip
+
+
+def test_a_leaf_that_noise_hides_from_the_table_is_balanced_all_the_same() -> None:
+    codec = Codec(LabelCells("a", ("x", "y", "z")), np.array([0.7, 0.3, 0.0, 0.0, 0.0]), np.array([0, 1, 1, 1, 1]))
+    assert _unseen(codec, {"x", "z"}) == (("z",), 1 / 3) and _unseen(codec, ()) == ((), 0.0)
+
+
+def test_rows_get_hidden_leaves_in_their_share(synth_of_flow: dpsynth.Synthesizer) -> None:
+    synth = synth_of_flow
+    codes, _, rng = synth._coded(400, {}, 1)
+    conditions = replace(NO_CONDITIONS, unseen={"group": (("new", "newer"), 0.5)})
+    values = values_of(synth.domain, synth.model, codes, conditions, rng)
+    assert pd.Series(values["group"]).value_counts()[["new", "newer"]].tolist() == [100, 100]
+
+
+@pytest.fixture
+def synth_of_flow() -> dpsynth.Synthesizer:
+    frame = pd.DataFrame({"group": ["old", "young"] * 200, "n": np.arange(400) % 7})
+    return dpsynth.fit(frame, epsilon=9.0, progress=False, patterns_only=True)
 
 
 @needs_embedder
