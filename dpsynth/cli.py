@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from dpsynth.privacy.errors import BudgetExceeded, DpsynthError, GateFailed, SchemaError, VerificationError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from dpsynth.models.language.catalogue import Listed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -494,18 +499,38 @@ def keys_new(
 
 @models.command("list")
 def models_list(
-    base: Annotated[str | None, typer.Argument(help="Also a language model of your own: its folder or file.")] = None,
+    base: Annotated[
+        str | None, typer.Argument(help="Also another language model: its folder or file, or a hub's name.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Which of them are there, how large, and whether their files are those that were meant."""
-    from rich.table import Table
-
     from dpsynth.models.language.catalogue import listed
-    from dpsynth.models.language.pretrained import INSTALL
 
     found = listed(base)
+    lacking = [m.name for m in found if m.state in ("missing", "damaged")]
+    said = [f"To get what is lacking: dpsynth models pull {' '.join(lacking)}"] if lacking else []
+    _out(as_json, [asdict(m) for m in found], _models_table(found), *said)
+
+
+@models.command("pull")
+def models_pull(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names as listed, or a hub's; default: all that are listed.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Get those that are missing or damaged, and check the hashes of their files."""
+    from dpsynth.models.language.catalogue import listed, pull
+
+    found = [pull(name) for name in names or [m.name for m in listed()]]
+    _out(as_json, [asdict(m) for m in found], _models_table(found))
+
+
+def _models_table(found: Sequence[Listed]) -> Table:
+    from rich.table import Table
+
     table = Table("model", "does", "package", "licence", "MB", "state")
     for m in found:
         table.add_row(m.name, m.role, m.package, m.licence or "?", f"{m.bytes / 1e6:,.0f}" if m.bytes else "", m.state)
-    lacking = any(m.package and m.state in ("missing", "damaged") for m in found)
-    _out(as_json, [asdict(m) for m in found], table, *([f"To get what is lacking: {INSTALL}"] if lacking else []))
+    return table

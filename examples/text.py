@@ -1,6 +1,7 @@
 """A table with a label and a text: new texts that fit their labels, and how good they are.
 
     python examples/text.py OUT                                          a made-up corpus, small
+    python examples/text.py OUT --base tiny                              the same, in seconds and plainly worse
     python examples/text.py OUT --data train.csv --test test.csv         any CSV with a text and a label column
 
 The labels' names are taken as public, and so is that a row has both; all else is bought. Texts are scrubbed, measured, written, chosen,
@@ -77,12 +78,17 @@ def main() -> None:
     ask.add_argument("--about", default="Questions that customers ask a bank", help="public: what the texts are")
     ask.add_argument("--epsilon", type=float, default=4.0)
     ask.add_argument("--rows", type=int, help="texts to write; default: as many as the table has")
+    ask.add_argument(
+        "--base", default=Language().base, help="the language model that writes: a name, a folder or a file"
+    )
     ask.add_argument("--overdraw", type=float, default=Language().overdraw, help="texts written for each that is kept")
     ask.add_argument("--fluent", type=float, default=Language().fluent, help="share of them that is chosen among")
     ask.add_argument("--no-filter", action="store_true")
-    ask.add_argument("--judge", default=pretrained.DEFAULT, help="a language model that says how fluent the texts are")
+    ask.add_argument(
+        "--judge", help="a language model that says how fluent the texts are; default: the one that writes"
+    )
     args = ask.parse_args()
-    if pretrained.missing(pretrained.DEFAULT):
+    if pretrained.missing(args.base):
         print(f"left out: {pretrained.INSTALL}")
         return
     frame = made_up(300, 0) if args.data is None else pd.read_csv(args.data)[[args.text, args.label]]
@@ -104,7 +110,9 @@ def main() -> None:
         ]
     )
     start = time.perf_counter()
-    model = Language(description=args.about, overdraw=args.overdraw, fluent=args.fluent, select=not args.no_filter)
+    model = Language(
+        base=args.base, description=args.about, overdraw=args.overdraw, fluent=args.fluent, select=not args.no_filter
+    )
     synth = dpsynth.fit(train.reset_index(drop=True), epsilon=args.epsilon, schema=schema, model=model)
     fitted = time.perf_counter()
     synth.save(args.out / "model")
@@ -122,7 +130,7 @@ def main() -> None:
     print(synth.privacy.sentence())
     for label, text in made.head(8)[["label", "text"]].itertuples(index=False):
         print(f"  {label}: {text}")
-    found |= quality(train, test, made, args.judge)
+    found |= quality(train, test, made, args.judge or args.base)
     found["settings"] = {
         "base": model.base,
         "overdraw": model.overdraw,

@@ -30,11 +30,14 @@ def test_the_readme_has_each_example_once() -> None:
     assert sorted(listed) == [path.stem for path in EXAMPLES]
 
 
+RUNS = [(path, ()) for path in EXAMPLES] + [(EXAMPLES[0].with_name("text.py"), ("--base", "tiny"))]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("path", "options"), RUNS, ids=[" ".join([path.stem, *options]) for path, options in RUNS])
+def test_an_example_runs(path: Path, options: tuple[str, ...], tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, path, tmp_path],
+        [sys.executable, path, tmp_path, *options],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(path.parents[1])},
         capture_output=True,

@@ -160,7 +160,8 @@ def test_the_wheel_holds_the_whole_tree_and_nothing_else(tmp_path: Path, links: 
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         archive.extractall(tmp_path / "site")
     templates = {p.relative_to(ROOT).as_posix() for p in (ROOT / "dpsynth/report/templates").iterdir()}
-    assert held == set(MODULES) | templates | {"dpsynth/py.typed"}
+    weights = {f"dpsynth/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "models/language/tiny").iterdir()}
+    assert held == set(MODULES) | templates | weights | {"dpsynth/py.typed"}
     code = "import dpsynth.models.protocol, dpsynth.privacy.errors as e; print(e.__file__)"
     # -P: the working directory is not searched; PYTHONPATH comes before an editable installation's finder.
     done = subprocess.run(

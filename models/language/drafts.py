@@ -9,12 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dpsynth.models.language.pretrained import load_embedder
+from dpsynth.models.language.words import embedder_words
 from dpsynth.privacy.source import FloatArray, IntArray
 
 if TYPE_CHECKING:
     from dpsynth.models.language.decoding import Sampling
     from dpsynth.models.language.judges import Teacher
     from dpsynth.models.language.pretrained import LanguageModel
+
+# Bytes of a token, about, as others have them.
+_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +61,24 @@ def by_base(
     lm: LanguageModel, prefix: str, sampling: Sampling, nudge: float, batch: int, rng: np.random.Generator,
     written: Callable[[int], None],
 ) -> Author:  # fmt: skip
-    """The base model, after a prefix that all texts share."""
+    """The base model, after a prefix that all texts share. One of bytes writes whole words of the embedder's tokenizer alone."""
     import torch
 
-    from dpsynth.models.language.decoding import Task, Writer
+    from dpsynth.models.language.decoding import Task, Writer, nudge_of
+    from dpsynth.models.language.lexicon import Lexicon
 
     encode = lm.tokenizer
-    writer = Writer(lm, encode(prefix).input_ids)
+    lexicon = Lexicon(embedder_words(load_embedder()[1]), encode) if lm.bytewise else None
+    writer = Writer(lm, encode(prefix).input_ids, lexicon)
+    times = _BYTES if lm.bytewise else 1
     generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
 
     def write(asked: Sequence[Ask]) -> Iterator[Draft]:
-        tasks = [
-            Task(
-                suffix=tuple(encode(ask.prompt, add_special_tokens=False).input_ids),
-                nudges=tuple(encode(" " + w, add_special_tokens=False).input_ids[0] for w in ask.words),
-                most=ask.most,
-            )
-            for ask in asked
-        ]
+        tasks = []
+        for ask in asked:
+            suffix = tuple(encode(ask.prompt, add_special_tokens=False).input_ids)
+            most = max(1, min(times * ask.most, writer.room - len(suffix)))
+            tasks.append(Task(suffix=suffix, nudges=tuple(nudge_of(lm, w) for w in ask.words), most=most))
         for task, draft in zip(tasks, writer.write(tasks, sampling, nudge, generator, batch, written), strict=True):
             text = encode.decode(draft.tokens)
             yield Draft(text, len(draft.tokens) < task.most, draft.nats / max(len(text.encode()), 1))

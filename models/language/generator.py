@@ -62,7 +62,8 @@ class Language:
         the rest bought.  "auto": "tuned" where there is a CUDA device, `units` is at least 5000 and epsilon at least 2, else
         "guided"; these bounds are a rule of thumb and were not measured.
     tuning: settings of the training.  units: about how many privacy units there are, where that is public; used by "auto" alone.
-    base: a causal language model: the offline default, a folder or .gguf file, or a hub's name that transformers loads.
+    base: a causal language model: the offline default, "tiny" (a byte-level one that comes with the package: fast, and plainly worse),
+    a folder or .gguf file, or a hub's name that transformers loads.
     condition: columns of labels that a text is to fit; None = declared targets, else the columns of few labels, else none.
     taxonomy: a public tree of subjects, whose leaves are labels of a column that a text is to fit (most of whose labels are leaves); without
     such a column each text belongs to the leaf that it lies nearest to, and how many belong to each is bought.

