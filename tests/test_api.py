@@ -26,7 +26,7 @@ SIGNATURES = {
     "plan": "schema *epsilon *delta *n_rows *gate *split",
     "scan": "data schema *patterns_only *progress",
     "scrub": "texts",
-    "evaluate": "real synthetic holdout schema *sdmetrics *learners",
+    "evaluate": "real synthetic holdout schema *sdmetrics *learners *texts *canaries",
     "release": "synth out n *recipient *purpose *expires *sign_with *accept_inconclusive *ledger",
     "verify": "out *public_key",
     "Schema": "columns constraints",
