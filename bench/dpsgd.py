@@ -2,9 +2,11 @@
 
     python bench/dpsgd.py [--json | --markdown] [--device cpu] [--threads 1] [--ways ghost,hooks,functorch,loop]
 
-Two models with random weights: a critic for tables (four linear layers, batch 512), and a language model of 135 million parameters with
-LoRA of rank 8 on queries and values (64 tokens, batch 16). A private step is the whole of it: coins, gathering, per-unit clipping,
-noise, optimizer. "gradient" is its dearest part alone. Each way runs in a process of its own, so that peak memory is its own.
+Three models with random weights: a critic for tables (four linear layers, 165,000 parameters, batch 512); CTGAN's critic as it is by default
+(batch 512 beside 4096 rows of the generator, which both steps look at); and a language model of 135 million parameters with LoRA of rank 8
+on queries and values (64 tokens, batch 16). A step is the whole of it. Private: coins, gathering, per-unit clipping, noise, optimizer.
+Plain: as many rows drawn evenly and gathered, the mean loss, the same optimizer. "gradient" is the dearest part of a private step alone.
+Each way runs in a process of its own, where private and plain steps take turns, so that what else the machine does meets both alike.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from dpsynth.models import CTGAN
+from dpsynth.models.ctgan.networks import Critic, losses_of
+from dpsynth.models.ctgan.training import CriticTraining
 from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.budget import Account, Reserve
 from dpsynth.privacy.dpsgd.batch import Loss, MicroBatch, Rows, trainable
@@ -41,13 +46,21 @@ POOL = 40  # private rows, in batches
 
 @dataclass(frozen=True)
 class Task:
-    """A model, its loss, rows for it, and how many make a batch."""
+    """A model, its loss, rows for it, and how many make a batch. fakes: rows of the generator that a critic sees beside each batch."""
 
     model: nn.Module
     loss: Loss
     rows: Callable[[int], dict[str, np.ndarray[Any, Any]]]
     batch: int
     steps: int
+    fakes: int = 0
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(trainable(self.model).values(), lr=1e-4, betas=(0.9, 0.99))
+
+    def tensors(self, n: int, device: str) -> Rows:
+        return {name: torch.from_numpy(x).to(device) for name, x in self.rows(n).items()}
 
 
 def critic() -> Task:
@@ -64,7 +77,25 @@ def critic() -> Task:
         loss,
         lambda n: {"x": rng.normal(size=(n, 128)).astype(np.float32)},
         512,
-        60,
+        200,
+    )
+
+
+def ctgan() -> Task:
+    settings, sizes = CTGAN(), (20, 9, 20, 16, 16, 7, 15, 6, 5, 2, 20, 20, 20, 42, 2)
+    names = [f"column {i}" for i in range(len(sizes))]
+
+    def loss(model: nn.Module, rows: Rows) -> Tensor:
+        return losses_of(settings.loss, model(torch.stack([rows[name].long() for name in names], dim=1)), real=True)
+
+    rng = np.random.default_rng(0)
+    return Task(
+        Critic(sizes, settings.critic_width, settings.critic_layers),
+        loss,
+        lambda n: {name: rng.integers(0, size, n) for name, size in zip(names, sizes, strict=True)},
+        512,
+        100,
+        settings.fakes,
     )
 
 
@@ -106,75 +137,105 @@ def language() -> Task:
     return Task(model, loss, lambda n: {"ids": rng.integers(0, 49152, (n, 64))}, 16, 6)
 
 
-TASKS = {"critic": critic, "language": language}
+TASKS = {"critic": critic, "ctgan": ctgan, "language": language}
 
 
-def seconds(act: Callable[[], object], runs: int, device: str) -> float:
-    """Median time of an act, after two that warm up: CPU seconds on a CPU, which other work there moves less."""
+def seconds(acts: dict[str, Callable[[], object]], runs: int, device: str) -> dict[str, float]:
+    """Median time of each act, taking turns, after two that warm up: CPU seconds on a CPU, which other work there moves less."""
     clock = time.process_time if device == "cpu" else time.perf_counter
-    times = []
+    times: dict[str, list[float]] = {name: [] for name in acts}
     for i in range(runs + 2):
-        start = clock()
-        act()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        if i >= 2:
-            times.append(clock() - start)
-    return float(np.median(times))
+        for name, act in acts.items():
+            start = clock()
+            act()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if i >= 2:
+                times[name].append(clock() - start)
+    return {name: float(np.median(found)) for name, found in times.items()}
 
 
-def plain(task: Task, device: str) -> dict[str, float]:
-    optimizer = torch.optim.Adam(trainable(task.model).values(), lr=1e-4)
-    rows = {k: torch.from_numpy(x).to(device) for k, x in task.rows(task.batch).items()}
+def plain(task: Task, device: str) -> Callable[[], None]:
+    """A step without privacy."""
+    optimizer, rows = task.optimizer, {k: torch.from_numpy(x) for k, x in task.rows(task.batch * POOL).items()}
+    fakes = task.tensors(task.fakes * POOL, device)
+
+    def drawn(rows: Rows, size: int) -> Rows:
+        place = torch.randint(len(next(iter(rows.values()))), (size,))
+        return {k: x[place.to(x.device)].to(device) for k, x in rows.items()}
 
     def step() -> None:
         optimizer.zero_grad()
-        torch.autograd.backward(task.loss(task.model, rows).mean())
+        total = task.loss(task.model, drawn(rows, task.batch)).mean()
+        if task.fakes:
+            scores = task.model(torch.stack([x.long() for x in drawn(fakes, task.fakes).values()], dim=1))
+            total = total + losses_of(CTGAN().loss, scores, real=False).mean()
+        torch.autograd.backward(total)
         optimizer.step()
 
-    return {"step": seconds(step, task.steps, device)}
+    return step
 
 
-def private(task: Task, way: str, device: str) -> dict[str, float]:
-    rate = 1 / POOL
-    plan = Training(sampling_rate=rate, steps=task.steps + 2, noise_multiplier=1.0, expected_batch=task.batch)
-    account = Account(Reserve(adaptive=Cost(), planned=(plan.event,)))
-    n = task.batch * POOL
-    handle = TrainingRows(task.rows(n), np.arange(n), max_rows=1, account=account, noise=Noise())
-    optimizer = torch.optim.Adam(trainable(task.model).values(), lr=1e-4)
+def private(task: Task, way: str, steps: int, device: str) -> Iterator[object]:
+    """Private steps."""
+    plan = Training(sampling_rate=1 / POOL, steps=steps, noise_multiplier=1.0, expected_batch=task.batch)
+    n, account = task.batch * POOL, Account(Reserve(adaptive=Cost(), planned=(plan.event,)))
+    rows = TrainingRows(task.rows(n), np.arange(n), max_rows=1, account=account, noise=Noise())
+    if isinstance(task.model, Critic):
+        pool = task.tensors(task.fakes * POOL, device)
+        training = CriticTraining(
+            plan=plan, columns=tuple(pool), pool=torch.stack(list(pool.values()), 1), loss=CTGAN().loss, rate=1e-4, fakes=task.fakes,
+            clipping=way,  # type: ignore[arg-type]
+        )  # fmt: skip
+        return training.steps(task.model, rows)
+    return PrivateTrainer(
+        task.model, task.optimizer, task.loss, plan=plan, rows=rows, probe=lambda k: task.tensors(k, device), clipping=way,  # type: ignore[arg-type]
+        micro_batch=task.batch * 5 // 4,
+    ).steps()  # fmt: skip
 
-    def probe(k: int) -> Rows:
-        return {name: torch.from_numpy(x).to(device) for name, x in task.rows(k).items()}
 
-    trainer = PrivateTrainer(
-        task.model, optimizer, task.loss, plan=plan, rows=handle, probe=probe, clipping=way, micro_batch=task.batch * 5 // 4,  # type: ignore[arg-type]
-    )  # fmt: skip
-    start = time.perf_counter()
-    steps = trainer.steps()
-    next(steps)
-    started = time.perf_counter() - start
-    step = seconds(lambda: next(steps, 0), task.steps - 1, device)
-    batch = MicroBatch(probe(task.batch), torch.ones(task.batch, 1, device=device))
-    engine = clipper(way, task.model)
-    gradient = seconds(lambda: engine.clipped(task.loss, batch, 1.0), max(task.steps // 2, 2), device)
-    return {"step": step, "gradient": gradient, "start": started}
+def peak(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def on(task: Task, device: str) -> Task:
+    task.model.to(device).train()
+    return task
 
 
 def measure(name: str, way: str, device: str) -> dict[str, Any]:
-    task = TASKS[name]()
-    task.model.to(device).train()
-    found = plain(task, device) if way == "plain" else private(task, way, device)
-    if device == "cuda":
-        peak = torch.cuda.max_memory_allocated()
+    task = on(TASKS[name](), device)
+    found: dict[str, Any] = {"model": name, "way": way}
+    if way == "plain":
+        found |= {
+            "step": seconds({way: plain(task, device)}, task.steps, device)[way],
+            "ratio": 1.0,
+            "peak": peak(device),
+        }
     else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {
-        "model": name,
-        "way": way,
-        "batch": task.batch,
-        "rows_per_second": task.batch / found["step"],
-        "peak": peak,
-    } | found
+        start = time.perf_counter()
+        runs = task.steps if way == "ghost" else max(task.steps // 20, 4)
+        steps = private(task, way, runs + 4, device)
+        next(steps)
+        found["start"] = time.perf_counter() - start
+        next(steps)
+        found["peak"] = peak(device)  # before there is a plain twin
+        twin = plain(on(TASKS[name](), device), device)
+        times = seconds({"plain": twin, way: lambda: next(steps)}, runs, device)
+        engine, batch = (
+            clipper(way, task.model),
+            MicroBatch(task.tensors(task.batch, device), torch.ones(task.batch, 1, device=device)),
+        )
+        gradient = seconds({way: lambda: engine.clipped(task.loss, batch, 1.0)}, max(runs // 2, 2), device)[way]
+        found |= {
+            "step": times[way],
+            "plain": times["plain"],
+            "ratio": times[way] / times["plain"],
+            "gradient": gradient,
+        }
+    return found | {"rows_per_second": task.batch / found["step"]}
 
 
 def main() -> None:
@@ -193,16 +254,13 @@ def main() -> None:
         return
     found = []
     for name in args.models.split(","):
-        base = 0.0
         for way in ("plain", *args.ways.split(",")):
             own = [sys.executable, __file__, "--device", args.device, "--threads", str(args.threads)]
             done = subprocess.run([*own, "--one", name, way], capture_output=True, text=True, check=False)
             if done.returncode:
                 found.append({"model": name, "way": way, "error": done.stderr.strip().splitlines()[-1]})
                 continue
-            row = json.loads(done.stdout.splitlines()[-1])
-            base = row["step"] if way == "plain" else base
-            found.append(row | {"ratio": row["step"] / base})
+            found.append(json.loads(done.stdout.splitlines()[-1]))
     if args.json:
         print(json.dumps(found, indent=1))
     elif args.markdown:

@@ -104,8 +104,12 @@ class Law(ABC):
         """The integer that each (block, u) stands for, int64, in integer arithmetic. u = words / 2^64, rounded down."""
         if self.shift < 0:  # u cannot matter: both block edges are multiples of 2^shift, halves among them
             return (block + (1 << (-self.shift - 1))) >> -self.shift
-        doubled = (words >> np.uint64(63 - self.shift)).view(np.int64)
-        return (block << self.shift) + ((doubled + (0 if self.whole else 1)) >> 1)
+        value = (words >> np.uint64(63 - self.shift)).view(np.int64)  # doubled
+        if not self.whole:
+            value += 1
+        value >>= 1
+        value += block << self.shift
+        return value
 
 
 class Gaussian(Law):
@@ -146,21 +150,27 @@ def laplace(scale: float) -> Laplace:
 
 @dataclass(frozen=True)
 class Table:
-    """The cumulative block probabilities of a law as 63-bit integers.
+    """The cumulative block probabilities of a law as 63-bit integers, and what settles most words at a glance.
 
     cuts: int64, shape (blocks,): 2^63 P(block <= j), too low by at most SLACK.
     guide: int16, shape (2^GUIDE_BITS,): the block that all words with these leading bits select, -1 if they differ.
+    mixed: the chance of a word for which they differ.
+    sure: uint64, shape (blocks + 1,): a level below 2^-64 sure[block] keeps whatever u is; 0 for all later blocks.
+    unsure: the chance of a level that is not.
     """
 
     cuts: IntArray
     guide: npt.NDArray[np.int16]
+    mixed: float
+    sure: WordArray
+    unsure: float
 
     def blocks(self, words: IntArray) -> tuple[IntArray, IntArray]:
         """The block that each uniform word of 63 bits selects, int64, same shape; and the places where the word's
         64th and later bits decide, so that the block has still to be found."""
-        found = self.guide[words >> (TABLE_BITS - GUIDE_BITS)].astype(np.int64)
-        mixed = np.flatnonzero(found < 0)
-        few = words[mixed]
+        named = self.guide.take(words >> (TABLE_BITS - GUIDE_BITS))
+        mixed = places(named < 0, self.mixed)
+        found, few = named.astype(np.int64), words[mixed]
         found[mixed] = index = np.searchsorted(self.cuts, few, side="right")
         below = np.where(index > 0, self.cuts[index - 1], -SLACK)
         return found, mixed[(index == len(self.cuts)) | (few - below < SLACK)]
@@ -175,4 +185,21 @@ def table(law: Law) -> Table:
     last = starts + ((1 << (TABLE_BITS - GUIDE_BITS)) - 1)
     first_block = np.searchsorted(cuts, starts - SLACK, side="right")
     settled = (first_block == np.searchsorted(cuts, last, side="right")) & (first_block < len(cuts))
-    return Table(cuts, np.where(settled, first_block, -1).astype(np.int16))
+    # E is convex, so that exp(-(E(b + u) - E(b))) is least where u is 1; what is taken off is far above float64's error (see Law.excess).
+    least = np.exp(-law.excess(np.arange(len(cuts), dtype=np.float64), np.ones(len(cuts)))) - 2.0**-40
+    sure = np.append((np.maximum(least, 0.0) * 2.0**64).astype(np.uint64), np.uint64(0))
+    return Table(
+        cuts=cuts,
+        guide=np.where(settled, first_block, -1).astype(np.int16),
+        mixed=1 - float(settled.mean()),
+        sure=sure,
+        unsure=1 - float(np.diff(cuts, prepend=0) @ (sure[:-1] * 2.0**-64)) * 2.0**-63,
+    )
+
+
+def places(where: npt.NDArray[np.bool_], chance: float) -> npt.NDArray[np.intp]:
+    """The places where it holds, each with that chance; filled up with place 0, so that the rest of the work is as much for all draws."""
+    found, expected = np.flatnonzero(where), chance * len(where)
+    filled = np.zeros(max(len(found), math.ceil(expected + 8 * math.sqrt(expected)) + 8), dtype=np.intp)  # 8 deviations
+    filled[: len(found)] = found
+    return filled

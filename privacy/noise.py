@@ -41,6 +41,7 @@ from dpsynth.privacy.errors import PrivacyError
 MIN_SIGMA, MAX_SIGMA = 2.0**-40, 2.0**40
 
 CHUNK = 2**14  # draws at a time: what one step leaves is still in the cache for the next
+_ZEROS = bytes(8 * CHUNK)  # what is encrypted for a chunk: making it takes longer than encrypting it
 STREAM_WORDS = 2**32  # words under one key; ChaCha20's 32-bit block counter (RFC 8439) would do for 8 times as many
 
 # Allowance for |v - exp(-y)| in float64: exp(-y) is off by less than 2^-49 for y (see Law.excess) and by at most four units
@@ -76,7 +77,8 @@ class _Stream:
 
     def words(self, n: int) -> WordArray:
         self.left -= n
-        return np.frombuffer(self._encrypt(bytes(8 * n)), dtype="<u8").astype(np.uint64, copy=False)
+        plain = memoryview(_ZEROS)[: 8 * n] if 8 * n <= len(_ZEROS) else bytes(8 * n)
+        return np.frombuffer(self._encrypt(plain), dtype="<u8").astype(np.uint64, copy=False)
 
 
 class Noise:
@@ -172,27 +174,33 @@ class Noise:
 
     def _kept(self, law: Law, n: int) -> IntArray:
         """What rejection keeps of n candidates (the module `distributions` says why this is the law)."""
-        first, offset, level = self.bits(3 * n).reshape(3, n)
+        first, offset, level = self.bits(n), self.bits(n), self.bits(n)
         offset = law.offset(offset)
         low = (first >> np.uint64(1)).view(np.int64)
         block, open_blocks = distributions.table(law).blocks(low)
-        for i in open_blocks:
+        for i in sorted(set(open_blocks.tolist())):
             block[i] = self._settle(law.cumulative, int(low[i]), TABLE_BITS)
         keep = self._keep(law, block, offset, level)
         value = law.values(block, offset)
-        minus = -(first & np.uint64(1)).view(np.int64)  # 0 or -1
+        minus = (first & np.uint64(1)).view(np.int64)
+        np.negative(minus, out=minus)  # 0 or -1
         if law.whole:  # 0 has one sign, not two
             keep &= (value | ~minus) != 0
-        return ((value ^ minus) - minus)[keep]
+        value ^= minus
+        value -= minus
+        return value[keep]
 
     def _keep(self, law: Law, block: IntArray, offset: WordArray, level: WordArray) -> npt.NDArray[np.bool_]:
         """Whether each candidate is kept: True with probability exp(-(E(block + u) - E(block))), shape (n,)."""
         if law.whole and law.shift == 0:  # u is 0
             return np.ones(len(block), dtype=bool)
-        chance = np.exp(-law.excess(block.astype(np.float64), offset.astype(np.float64) * 2.0**-64))
-        margin = chance - level * 2.0**-64
-        keep: npt.NDArray[np.bool_] = margin > 0
-        for i in np.flatnonzero(np.abs(margin) <= DOUBT):
+        table = distributions.table(law)
+        keep: npt.NDArray[np.bool_] = level < table.sure.take(block, mode="clip")
+        rest = distributions.places(~keep, table.unsure)
+        chance = np.exp(-law.excess(block[rest].astype(np.float64), offset[rest].astype(np.float64) * 2.0**-64))
+        margin = chance - level[rest] * 2.0**-64
+        keep[rest] = margin > 0
+        for i in sorted(set(rest[np.abs(margin) <= DOUBT].tolist())):
             keep[i] = self._settle_keep(law, int(block[i]), int(offset[i]), int(level[i]))
         return keep
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dpsynth.privacy.dpsgd.batch import Clipped, Loss, MicroBatch, Rows, factors, trainable
 from dpsynth.privacy.dpsgd.ghost import Ghost, exact_products
+from dpsynth.privacy.dpsgd.outer import squares
 from dpsynth.privacy.errors import ModelError
 
 Clipping = Literal["auto", "ghost", "functorch", "hooks", "loop"]
@@ -138,7 +139,7 @@ class Hooks:
 def clip_written(by_unit: list[Tensor], limit: float) -> Clipped:
     """Clip gradients of shape (units, *parameter), and sum over units."""
     with torch.no_grad(), exact_products(by_unit[0].device):
-        norms = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in by_unit]).sum(0).sqrt()
+        norms = torch.stack([squares(g) for g in by_unit]).sum(0).sqrt()
         weights, good = factors(norms, limit), torch.isfinite(norms)
         if not bool(good.all()):
             by_unit = [torch.where(good.view(-1, *[1] * (g.dim() - 1)), g, 0.0) for g in by_unit]

@@ -49,18 +49,17 @@ class Gradients:
             self.written = [torch.stack(self.written).sum(0)]
 
     def squared_norm(self) -> Tensor:
-        return (
-            outer.squared_norm(self.factors)
-            if self.factors
-            else self.written[0].reshape(len(self.written[0]), -1).square().sum(1)
-        )
+        return outer.squared_norm(self.factors) if self.factors else outer.squares(self.written[0])
 
-    def weighted_sum(self, weights: Tensor, good: Tensor, shape: torch.Size) -> Tensor:
-        if not bool(good.all()):
-            self.factors = [outer.cleaned(part, good) for part in self.factors]
-            self.written = [torch.where(good.view(-1, *[1] * len(shape)), w, 0.0) for w in self.written]
+    def clean(self, good: Tensor) -> None:
+        """Leave out the units that are not good: 0 times NaN is NaN."""
+        self.factors = [outer.cleaned(part, good) for part in self.factors]
+        self.written = [torch.where(good.view(-1, *[1] * (w.dim() - 1)), w, 0.0) for w in self.written]
+
+    def weighted_sum(self, weights: Tensor, shape: torch.Size) -> Tensor:
         if self.factors:
-            return torch.stack([outer.weighted_sum(part, weights, shape) for part in self.factors]).sum(0)
+            first, *more = (outer.weighted_sum(part, weights, shape) for part in self.factors)
+            return sum(more, first)
         return (weights @ self.written[0].reshape(len(weights), -1)).reshape(shape)
 
 
@@ -87,10 +86,11 @@ class Ghost:
             squares = [g.squared_norm() for g in found.values()]
             norms = torch.stack(squares).sum(0).sqrt() if squares else batch.weights.new_zeros(batch.units)
             weights, good = factors(norms, limit), torch.isfinite(norms)
+            if not bool(good.all()):
+                for g in found.values():
+                    g.clean(good)
             sums = [
-                found[p].weighted_sum(weights, good, shapes[p])
-                if p in found
-                else torch.zeros_like(p, dtype=torch.float32)
+                found[p].weighted_sum(weights, shapes[p]) if p in found else torch.zeros_like(p, dtype=torch.float32)
                 for p in parameters.values()
             ]
         return Clipped(sums, norms)
@@ -156,7 +156,8 @@ def _watched(layers: list[nn.Module], parameters: list[nn.Parameter], calls: lis
 def exact_products(device: torch.device) -> Iterator[None]:
     """Matrix products in full float32: no autocast, no TF32."""
     with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, enabled=False))
+        if torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
         before = torch.backends.cuda.matmul.allow_tf32
         if before:
             torch.backends.cuda.matmul.allow_tf32 = False
@@ -211,7 +212,7 @@ def _linear(
     if layer.weight.requires_grad:
         yield layer.weight, Outer(left, right)
     if layer.bias is not None and layer.bias.requires_grad:
-        yield layer.bias, left.sum(1)
+        yield layer.bias, outer.summed_positions(left)
 
 
 def _transposed_linear(
@@ -221,7 +222,7 @@ def _transposed_linear(
     if layer.weight.requires_grad:
         yield layer.weight, Outer(left, right)
     if layer.bias.requires_grad:
-        yield layer.bias, right.sum(1)
+        yield layer.bias, outer.summed_positions(right)
 
 
 def _embedding(

@@ -25,6 +25,8 @@ from torch import Tensor
 _ROUNDING = 2.0**-22
 # Per-unit gradients are written out where that is less work than their inner products, up to this many numbers at once.
 _WRITTEN_OUT = 2**26
+# A norm that adds up one number after another is right to 1e-5 up to this many.
+_SHORT = 2**12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,12 +55,12 @@ def merged(parts: Iterable[Outer]) -> list[Outer]:
 
 
 def better_written_out(parts: list[Outer]) -> bool:
-    """Whether the units' gradients are smaller than what their inner products take."""
+    """Whether the units' gradients are smaller than what their inner products take. One outer product's norm takes none."""
     if len(parts) != 1 or parts[0].indexed:
         return False
     units, positions, n = parts[0].left.shape
     m = parts[0].right.shape[2]
-    return positions * (n + m) > n * m and units * n * m <= _WRITTEN_OUT
+    return positions > 1 and positions * (n + m) > n * m and units * n * m <= _WRITTEN_OUT
 
 
 def written_out(part: Outer, shape: torch.Size) -> Tensor:
@@ -74,13 +76,21 @@ def written_out(part: Outer, shape: torch.Size) -> Tensor:
 def squared_norm(parts: list[Outer]) -> Tensor:
     """|gradient|^2 of each unit, shape (units,), never below the true one by more than float32 rounds a single product."""
     if len(parts) == 1 and not parts[0].indexed and parts[0].left.shape[1] == 1:
-        left, right = parts[0].left, parts[0].right
-        return left.square().sum((1, 2)) * right.square().sum((1, 2))
+        return squares(parts[0].left) * squares(parts[0].right)
     total = torch.stack([_inner(part, part) for part in parts]).sum(0)
     for one, other in combinations(parts, 2):
         total = total + 2 * _inner(one, other)
     most = torch.stack([_sum_of_norms(part) for part in parts]).sum(0).square()
     return total.clamp_min(0.0) + _ROUNDING * most
+
+
+def squares(x: Tensor) -> Tensor:
+    """Sum of squares of each unit's part of x, shape (units,)."""
+    by_unit = x.reshape(len(x), -1)
+    if by_unit.shape[1] > _SHORT:  # summed pairwise
+        return by_unit.square().sum(1)
+    norms: Tensor = torch.linalg.vector_norm(by_unit, dim=1)  # writes no squares down
+    return norms.square()
 
 
 def _inner(one: Outer, other: Outer) -> Tensor:
@@ -104,13 +114,21 @@ def _sum_of_norms(part: Outer) -> Tensor:
 
 def weighted_sum(part: Outer, weights: Tensor, shape: torch.Size) -> Tensor:
     """Sum over units of weight * gradient, shape (n, m)."""
-    right = (part.right * weights[:, None, None]).reshape(-1, part.right.shape[2])
+    by_unit = weights[:, None, None]
     if part.indexed:
+        right = (part.right * by_unit).reshape(-1, part.right.shape[2])
         return torch.zeros(shape, device=right.device).index_add(0, part.left.reshape(-1), right)
-    return torch.mm(part.left.reshape(-1, part.left.shape[2]).t(), right)
+    left, right = part.left, part.right
+    left, right = (left * by_unit, right) if left.shape[2] < right.shape[2] else (left, right * by_unit)  # the narrower
+    return torch.mm(left.reshape(-1, left.shape[2]).t(), right.reshape(-1, right.shape[2]))
+
+
+def summed_positions(x: Tensor) -> Tensor:
+    """Sum of shape (units, positions, width) over positions; of one position, without a copy."""
+    return x[:, 0] if x.shape[1] == 1 else x.sum(1)
 
 
 def cleaned(part: Outer, good: Tensor) -> Outer:
-    """The factors without those of units whose gradient is not finite: 0 times NaN is NaN."""
+    """The factors without those of units whose gradient is not finite."""
     right = torch.where(good[:, None, None], part.right, 0.0)
     return Outer(part.left if part.indexed else torch.where(good[:, None, None], part.left, 0.0), right)

@@ -24,6 +24,8 @@ Array = npt.NDArray[Any]
 # Coins are drawn for this many units at a time: how many random words are used then says less of how many units there are, and in a
 # neighbour replay the next step's coins stay where they are.
 _COINS = 256
+# A batch has a multiple of this part of the most rows, so that what is filled up is little of it.
+_SIZES = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,16 +98,16 @@ class TrainingRows:
         """The chosen units' rows in batches of at most `most_rows` rows (or one unit), all of nearly one size.
 
         A unit's k rows weigh 1/k each: its loss is their mean. It gets 2^j slots, the fewest that hold them; units with equal slots
-        go together. A batch is filled up to a multiple of an eighth of the most with copies that weigh nothing.
+        go together. A batch is filled up to one of a few sizes with copies that weigh nothing, so that memory is used again.
         """
         counts = self._starts[chosen + 1] - self._starts[chosen]
         slots = 2 ** np.ceil(np.log2(counts)).astype(np.int64)
         for width in np.unique(slots):
             alike = chosen[slots == width]
             most = max(1, most_rows // int(width))
-            eighth = max(1, most // 8)
+            grain = max(1, most // _SIZES)
             even = len(alike) / math.ceil(len(alike) / most)
-            size = min(most, math.ceil(even / eighth) * eighth)
+            size = min(most, math.ceil(even / grain) * grain)
             for start in range(0, len(alike), size):
                 yield self._chosen(alike[start : start + size], int(width), size)
 

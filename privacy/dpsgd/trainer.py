@@ -237,7 +237,7 @@ class PrivateTrainer:
         if clipped is not None:
             start = 0
             for s in clipped.sums:
-                total[start : start + s.numel()] += s.reshape(-1).to(total)
+                total[start : start + s.numel()] += s.reshape(-1).to(total.device)
                 start += s.numel()
             return
         if batch.units == 1:
@@ -263,14 +263,17 @@ class PrivateTrainer:
         raise ModelError(f"the loss fails on private rows with {kind}; find out why on rows of the probe")
 
     def _noisy(self, step: int, total: Tensor) -> Tensor:
-        """The sum with noise over the expected batch, float64 on the CPU, on every process the same."""
+        """The sum with noise over the expected batch, float64 on the CPU, on every process the same. `total` is used up."""
 
         def draw() -> npt.NDArray[np.int64]:
-            exact = np.rint(total.cpu().numpy() / self._plan.grid)
-            if not np.isfinite(exact).all():
+            exact = total.cpu().numpy()
+            if not math.isfinite(exact.sum()):
                 raise PrivacyError("a sum of clipped gradients is not finite; nothing of it was used")
-            whole, rows = exact.astype(np.int64), self._rows
-            noisy = whole + rows._noise.gradient_gaussian(self._plan.sigma, len(whole), self._plan.grid)
+            exact *= 1 / self._plan.grid  # by a power of two: exact
+            whole, rows = np.empty(len(exact), np.int64), self._rows
+            np.rint(exact, out=whole, casting="unsafe")
+            noisy = rows._noise.gradient_gaussian(self._plan.sigma, len(whole), self._plan.grid)
+            noisy += whole
             if rows._witness is not None:
                 label = f"{self._plan.stage}/{self._plan.label} step {step}"
                 noisy = rows._witness.answer(label, whole, self._plan.clipping_norm / self._plan.grid, noisy)

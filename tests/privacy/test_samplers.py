@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpsynth.privacy.distributions import SLACK, Laplace, Law, cumulative, exp_neg, gaussian, laplace, table
+from dpsynth.privacy.distributions import SLACK, Laplace, Law, cumulative, exp_neg, gaussian, laplace, places, table
 from dpsynth.privacy.noise import DOUBT, Noise
 
 CHANCE = 1e-7
@@ -172,6 +172,26 @@ def test_the_table_names_a_block_only_where_the_word_settles_it(law: Law) -> Non
     with mpmath.workdps(130):
         for word, b in zip(words[settled].tolist(), block[settled].tolist(), strict=True):
             assert exact[b] * 2**63 <= word and word + 1 <= exact[b + 1] * 2**63
+
+
+@pytest.mark.parametrize("law", [law for law in LAWS if law.shift or not law.whole], ids=str)
+def test_a_level_that_is_sure_keeps_wherever_u_lies_and_few_are_not(law: Law) -> None:
+    found = table(law)
+    assert found.sure[-1] == 0 and len(found.sure) == len(found.cuts) + 1
+    for block, sure in enumerate(found.sure[:-1].tolist()):
+        least = exp_neg(law.exact_excess(block, Fraction(1)), 64)  # at the far end of the block
+        assert sure <= least <= sure + 2**25 or sure == 0
+    level = Noise(insecure_seed=5).bits(100_000)
+    block, _ = found.blocks((Noise(insecure_seed=6).bits(100_000) >> np.uint64(1)).view(np.int64))
+    rest = int((level >= found.sure[block]).sum())
+    assert rest < 10_000 and stats.binomtest(rest, 100_000, found.unsure).pvalue > CHANCE
+
+
+def test_places_are_all_found_and_are_as_many_as_expected_or_more() -> None:
+    where = np.arange(1000) % 100 == 7
+    assert set(places(where, 0.01).tolist()) == {0, *range(7, 1000, 100)}
+    assert len(places(where, 0.01)) == len(places(~where & False, 0.01)) == len(places(np.arange(1000) < 20, 0.01))
+    assert set(places(np.ones(50, dtype=bool), 0.0).tolist()) == set(range(50))  # more than expected: none is left out
 
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
