@@ -119,8 +119,8 @@ def byte_tokenizer(folder: Path) -> Any:
     return own
 
 
-def train(out: Path, minutes: float, seed: int) -> None:
-    """Learn the texts until the time is over, and save the model in half precision."""
+def train(out: Path, minutes: float, seed: int, resume: bool) -> None:
+    """Learn the texts until the time is over, and save the model in half precision. resume: go on from the model in OUT, by smaller steps."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
@@ -134,9 +134,9 @@ def train(out: Path, minutes: float, seed: int) -> None:
         **SHAPE, vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
         pad_token_id=0,
     )  # fmt: skip
-    model: Any = LlamaForCausalLM(config)
+    model: Any = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32) if resume else LlamaForCausalLM(config)
     print(f"{len(learned)} texts, {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    pages = pages_of(learned, vocabulary, tokenizer, rng)
+    pages = pages_of(learned, vocabulary, tokenizer, np.random.default_rng([seed, resume]))
     start, step, ran = time.monotonic(), 0, 0.0
     inner = [p for name, p in model.named_parameters() if ".layers." in name and p.ndim == 2]
     outer = [p for name, p in model.named_parameters() if ".layers." not in name or p.ndim < 2]
@@ -146,7 +146,9 @@ def train(out: Path, minutes: float, seed: int) -> None:
     ]
     while (done := (time.monotonic() - start) / (60 * minutes)) < 1:
         for optimizer, rate in zip(optimizers, (MUON, ADAM), strict=True):
-            optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 40) * (1.02 - done)
+            optimizer.param_groups[0]["lr"] = (
+                rate * min(1.0, (step + 1) / 40) * (1.02 - done) * (0.6 if resume else 1.0)
+            )
         ids = torch.stack([next(pages) for _ in range(PAGES)])
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=ids[:, :-1], use_cache=False).logits
@@ -232,10 +234,14 @@ def main() -> None:
     ask.add_argument("out", type=Path)
     ask.add_argument("--minutes", type=float, default=30.0)
     ask.add_argument("--seed", type=int, default=0)
+    ask.add_argument("--resume", action="store_true", help="train: go on from the model in OUT")
     args = ask.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(exist_ok=True)
-    (sample if args.step == "sample" else train)(args.out, args.minutes, args.seed)
+    if args.step == "sample":
+        sample(args.out, args.minutes, args.seed)
+    else:
+        train(args.out, args.minutes, args.seed, args.resume)
 
 
 if __name__ == "__main__":

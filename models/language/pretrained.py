@@ -41,7 +41,7 @@ _EMBEDDER_SHA256 = {
 TINY_FOLDER = Path(__file__).with_name("tiny")
 _TINY_SHA256 = {
     "config.json": "a7ad31ce03f91c0b4421e977b9652c791cdf17bd34b32bcfc9ead526bf21ba6c",
-    "model.safetensors": "66c493aa655f7d5956b976d5b44d0a0e56313681d578df774f09d02febd681d4",
+    "model.safetensors": "b7d0e8ce3d45ce9fedfa9d0890279eaddfea2450d742ef67b7737d98211e7bcc",
     "tokenizer.json": "3663df3d230ff793de635799301e8d6bf1245fd4c7c304ab2d3cdb4e4148d28f",
     "tokenizer_config.json": "bcc9f6aa501fc1309c2cfd8cf4dbb54983e9efdc9d9f866b0ea69cafe8dabd61",
 }
