@@ -26,7 +26,8 @@ import torch
 from everyday import DOMAINS, Domain
 
 from dpsynth.models.language import pretrained, selection
-from dpsynth.models.language.decoding import Sampling, Task, Writer
+from dpsynth.models.language.decoding import Sampling
+from dpsynth.models.language.drafts import Ask, by_base
 from dpsynth.models.language.embedding import embed
 from dpsynth.models.language.prompt import Prompt
 from dpsynth.models.language.words import public_vocabulary, words_of
@@ -54,12 +55,12 @@ def sample(out: Path, minutes: float, seed: int) -> None:
     lm = pretrained.load_language_model(pretrained.DEFAULT, "cpu")
     words = public_vocabulary(lm.tokenizer, pretrained.load_embedder()[1])[:AMONG]
     near = words_near(words)
-    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)
     end, written = time.monotonic() + 60 * minutes, 0
     with (out / f"texts-{seed}.jsonl").open("a") as file:
         while time.monotonic() < end:
             for number in rng.permutation(len(DOMAINS)):
-                for line in texts_of(lm, DOMAINS[number], near, rng, generator):
+                for line in texts_of(lm, DOMAINS[number], near, rng):
                     file.write(json.dumps({"domain": int(number), **line}) + "\n")
                     written += 1
                 file.flush()
@@ -76,30 +77,21 @@ def words_near(words: tuple[str, ...]) -> dict[tuple[str, str], list[str]]:
 
 
 def texts_of(
-    lm: pretrained.LanguageModel, domain: Domain, near: dict[tuple[str, str], list[str]], rng: np.random.Generator,
-    generator: torch.Generator,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    lm: pretrained.LanguageModel, domain: Domain, near: dict[tuple[str, str], list[str]], rng: np.random.Generator
+) -> Iterator[dict[str, Any]]:
     """One batch of texts of a domain."""
     prompt = Prompt(subject=domain.subject, description=domain.description, examples=domain.examples)
-    encode = lm.tokenizer
-    writer = Writer(lm, encode(prompt.prefix()).input_ids)
-    labels, tasks = [], []
+    author = by_base(lm, prompt.prefix(), Sampling(), NUDGE, BATCH, rng, lambda n: None)
+    labels, asked = [], []
     for _ in range(BATCH):
         label = str(rng.choice(domain.labels))
-        words = [str(w) for w in rng.choice(near[domain.description, label], rng.integers(1, 4), replace=False)]
-        tasks.append(
-            Task(
-                suffix=tuple(encode(prompt.ask(label, words), add_special_tokens=False).input_ids),
-                nudges=tuple(encode(" " + w, add_special_tokens=False).input_ids[0] for w in words),
-                most=int(rng.choice(MOST)),
-            )
-        )
+        words = tuple(str(w) for w in rng.choice(near[domain.description, label], rng.integers(1, 4), replace=False))
+        asked.append(Ask(prompt.ask(label, words), words, int(rng.choice(MOST))))
         labels.append(label)
-    for label, task, draft in zip(labels, tasks, writer.write(tasks, Sampling(), NUDGE, generator, BATCH), strict=True):
-        raw = encode.decode(draft.tokens)
-        text = selection.cleaned(raw, ended=len(draft.tokens) < task.most)
+    for label, draft in zip(labels, author(asked), strict=True):
+        text = selection.cleaned(draft.text, ended=draft.ended)
         if text is not None and text.isascii():
-            yield {"label": label, "text": text, "odd": draft.nats / len(raw.encode())}
+            yield {"label": label, "text": text, "odd": draft.odd}
 
 
 # -- learning ----------------------------------------------------------------------------------------------------------

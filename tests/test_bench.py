@@ -1,4 +1,4 @@
-"""The benchmark's scorer on tables whose distances are known."""
+"""The benchmark's scorer on tables whose distances are known; the recipe of the tiny model, a few texts of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+
+from dpsynth.models.language import pretrained
 
 BENCH = Path(__file__).parent.parent / "bench"
 
@@ -107,3 +109,16 @@ def test_a_fit_runs_by_itself_and_is_measured(bench: Any, book: Any, tmp_path: P
 def test_a_fit_that_takes_too_long_is_ended(bench: Any, tmp_path: Path) -> None:
     took = bench.tabular._run([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "log", 0.3)
     assert took["status"] != 0 and took["cpu"] < 5
+
+
+@pytest.mark.skipif(pretrained.embedder_folder() is None, reason="the embedder is not installed")
+def test_the_recipe_of_the_tiny_model_writes_texts_on_its_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    import pretrain_tiny
+
+    monkeypatch.setattr(pretrain_tiny, "BATCH", 8)
+    domain = pretrain_tiny.DOMAINS[0]
+    near = {(domain.description, label): ["card", "money", "order"] for label in domain.labels}
+    lm = pretrained.load_language_model(pretrained.TINY, "cpu")
+    lines = list(pretrain_tiny.texts_of(lm, domain, near, np.random.default_rng(0)))
+    assert lines and all(line["label"] in domain.labels and line["text"] and line["odd"] > 0 for line in lines)
