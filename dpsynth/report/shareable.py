@@ -145,6 +145,6 @@ def _associations(synth: Synthesizer, table: pd.DataFrame) -> Markup:
     if len(modelled) < 2 or len(table) < 2:
         return Markup("<p>Too few columns or rows.</p>")
     # The synthetic table compared with itself: only its own associations are used.
-    report = evaluate(table[modelled], table[modelled], holdout=table[modelled], learners=False)
+    report = evaluate(table[modelled], table[modelled], holdout=table[modelled], learners=False, texts=False)
     names = [c.name for c in report.columns]
     return plots.heat_map(names, _square(report, names, "synthetic"))
