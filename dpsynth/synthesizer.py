@@ -109,8 +109,9 @@ class Synthesizer:
 
         n: number of rows; None = about as many as the source (and without `where` and `seed`, the very table that the
         gate measured).  where: column -> value that every row has; sampled from the model, not by rejection.
-        balance: a column of labels, each of which that is known to occur, or is a leaf of a taxonomy, is to be as frequent as any other. What else stands in a row
-        still fits its label.  Or a column of texts that a taxonomy was given for: its leaves are to be equally frequent.
+        balance: a column of labels, each of which that is known to occur, or is a leaf of a taxonomy, is to be as frequent as any other.
+        What else stands in a row still fits its label.  Or a column of texts that a taxonomy was given for: its leaves are to be
+        equally frequent.
         seed: makes the draw repeatable; it has no part in privacy. A pandas frame's attrs["dpsynth_texts"] says of each column of texts how
         many were written and how many each rule left.  frame: "pandas", "polars" or "pyarrow", in types learned under DP,
         instead of the input's frame and dtypes; or a SparkSession, for a Spark DataFrame whose partitions the executors draw.
@@ -414,10 +415,8 @@ def _of_copies(privacy: PrivacyStatement, writers: Sequence[TextModel]) -> list[
     if privacy.unit == "row":
         held, whole = "rows", "each row is covered at the stated epsilon"
     else:
-        held, whole = (
-            "units",
-            f"of each unit at most {privacy.max_rows_per_unit} rows were read, covered together at the stated epsilon",
-        )
+        read = f"of each unit at most {privacy.max_rows_per_unit} rows were read"
+        held, whole = "units", f"{read}, covered together at the stated epsilon"
     return [f"{columns}: {whole}; a text that k {held} hold, word for word, at k times that epsilon."]
 
 

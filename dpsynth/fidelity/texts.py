@@ -125,7 +125,7 @@ def _letters(texts: Sequence[str]) -> Any:
     """Runs of letters of each text, as ones in a sparse matrix; a text that is shorter than a run is one run."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
-    padded = [f"{' '.join(text.lower().split()):_<{_LETTERS}}" for text in texts]
+    padded = [f"{_plain(text):_<{_LETTERS}}" for text in texts]
     vectoriser = HashingVectorizer(
         analyzer="char", ngram_range=(_LETTERS, _LETTERS), binary=True, norm=None, alternate_sign=False
     )
@@ -134,9 +134,13 @@ def _letters(texts: Sequence[str]) -> Any:
 
 def emitted(texts: Iterable[str], canaries: Sequence[str]) -> int:
     """How many of the canaries (texts that were planted in the source) stand in a text, whatever the case and the spaces."""
-    plain = [" ".join(canary.lower().split()) for canary in canaries]
-    every = "\n".join(" ".join(text.lower().split()) for text in texts)
-    return sum(canary in every for canary in plain if canary)
+    every = "\n".join(map(_plain, texts))
+    return sum(canary in every for canary in map(_plain, canaries) if canary)
+
+
+def _plain(text: str) -> str:
+    """Whatever its case and spaces were."""
+    return " ".join(text.lower().split())
 
 
 def repeated(texts: Sequence[str], sources: Sequence[str], *, words: int = 8) -> float:

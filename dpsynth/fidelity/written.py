@@ -78,24 +78,20 @@ def text_score(
     sides = Sides.of(name, cells)
     if min(len(sides.synthetic), len(sides.base), len(sides.other)) < LEAST:
         return None
-    own, best = _figures(sides)
+    compared = min(EMBEDDED, len(sides.synthetic), len(sides.base), len(sides.other))
+    own, best = _figures(sides, compared)
     return TextScore(
         column=name,
         synthetic=own,
         ceiling=best,
-        compared=_compared(sides),
+        compared=compared,
         learned=tuple(found for label in labels if learners and (found := _learned(sides, label, cells)) is not None),
         canaries=None if canaries is None else (measure.emitted(sides.synthetic.texts, canaries), len(canaries)),
     )
 
 
-def _compared(sides: Sides) -> int:
-    return min(EMBEDDED, len(sides.synthetic), len(sides.base), len(sides.other))
-
-
-def _figures(sides: Sides) -> tuple[TextFigures, TextFigures]:
-    """Of the synthetic texts, and of the base ones, both against the other real ones and in equal numbers."""
-    n = _compared(sides)
+def _figures(sides: Sides, n: int) -> tuple[TextFigures, TextFigures]:
+    """Of the synthetic texts, and of the base ones, both against the other real ones, n of each."""
     other, synthetic, base = (side.some(n).texts for side in (sides.other, sides.synthetic, sides.base))
     near = _embedded([other, synthetic, base])
     sources = sides.real.some(SOURCES).texts

