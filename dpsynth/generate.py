@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,8 @@ from dpsynth.values import LINES, Own, as_label
 TO_WRITE = "\x00to write"
 # How often rows that no value within their codes lets obey the constraints are replaced.
 _REPLACED = 10
+# Rows drawn to see how frequent labels come out that are to be equally frequent, for each label and at least; and how often, at most.
+_SEEN, _SEEN_LEAST, _LOOKS = 400, 10_000, 3
 
 
 def texts_of(domain: Domain) -> dict[str, float]:
@@ -307,6 +309,27 @@ def conditions_of(
         raise SchemaError(f"where: the values do not obey the constraint {broken}")
     hidden = {balance: unseen} if balance is not None and unseen[0] else {}
     return domain.rules.with_evidence(Conditions(fixed=fixed, kept=weights, evidence=evidence, unseen=hidden))
+
+
+def evened(domain: Domain, model: TableModel, conditions: Conditions, column: str) -> Conditions:
+    """Conditions under which the rows that the model draws have the labels of `column` equally often, as `conditions_of` asked.
+
+    A model's share of a rare label is seldom the one that was measured, and other conditions move it: what it draws tells, and is free.
+    Labels that the other conditions rule out stay out.
+    """
+    codec = domain.rules.codecs[column]
+    place = list(domain.rules.codecs).index(column)
+    live = np.bincount(codec.groups[conditions.kept[column] > 0], minlength=codec.size)
+    wanted = live / live.sum()
+    n = max(_SEEN * int(live.sum()), _SEEN_LEAST)
+    weights, rng = conditions.evidence[column], np.random.default_rng(0)
+    for look in range(1, _LOOKS + 1):
+        codes, _ = draw(domain, model, n, {**conditions.evidence, column: weights}, rng)
+        share = np.bincount(codes[:, place], minlength=codec.size) / n
+        # The first look says most; what later ones add is averaged, for each sees its own chance.
+        weights = weights * (wanted / np.maximum(share, 1 / n)) ** (1 / look)
+        weights = weights / weights.max()
+    return replace(conditions, evidence={**conditions.evidence, column: weights})
 
 
 def _unseen(codec: Codec, leaves: Collection[str]) -> tuple[tuple[str, ...], float]:

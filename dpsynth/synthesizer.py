@@ -19,7 +19,7 @@ from dpsynth.constraints import constraint_from_json
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.enforce import Rules
-from dpsynth.generate import Drawn, conditions_of, draw, made_up_ids, table_of, unit_weights, values_of
+from dpsynth.generate import Drawn, conditions_of, draw, evened, made_up_ids, table_of, unit_weights, values_of
 from dpsynth.learn import ColumnFacts, Domain
 from dpsynth.models.protocol import TableModel, TextModel
 from dpsynth.outputs import SPREAD_ROWS, Frame, as_frame, is_session, spread, write
@@ -221,6 +221,8 @@ class Synthesizer:
         """(table, its codes, the unit of each row)."""
         writers, balance = self._balanced(balance)
         conditions = conditions_of(self.domain, where, balance, self._leaves_of(balance))
+        if balance is not None:
+            conditions = evened(self.domain, self.model, conditions, balance)
         codes, unit_ids, rng = self._coded(n, conditions.evidence, seed)
         stages: dict[str, list[tuple[str, int]]] = {}
 
