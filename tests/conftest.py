@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ from dpsynth.sources import read
 from dpsynth.split import Split
 from dpsynth.synthesize import Settings, _public_randomness, fit_rows, generator_of
 from tests import postgres
+
+# Tests run side by side, and so do the programs that they start: threads of each would only wait for each other's cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

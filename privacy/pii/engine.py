@@ -13,6 +13,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -395,9 +396,28 @@ def _pipeline(folder: Path | None) -> Any:
     return nlp
 
 
+@contextmanager
+def _pipelines_unloaded() -> Iterator[None]:
+    """While Presidio is imported: it takes `transformers.pipeline` for engines that are not used here, and loading that takes longer
+    than all of Presidio. What it takes instead loads it when it is called."""
+    import transformers
+
+    def pipeline(*args: Any, **settings: Any) -> Any:
+        return transformers.pipeline(*args, **settings)
+
+    names = vars(transformers)
+    ours = names.setdefault("pipeline", pipeline) is pipeline
+    try:
+        yield
+    finally:
+        if ours and names.get("pipeline") is pipeline:
+            del names["pipeline"]
+
+
 def _build(folder: Path | None, rampart: second.Rampart | None, mode: Mode) -> Detector:
-    from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
-    from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
+    with _pipelines_unloaded():
+        from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+        from presidio_analyzer.nlp_engine import NerModelConfiguration, SpacyNlpEngine
 
     from dpsynth.privacy.pii.recognisers import recognisers
 

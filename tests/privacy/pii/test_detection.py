@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -146,3 +148,20 @@ def test_noise_that_drowns_the_votes_keeps_a_column_and_does_not_drop_it_by_chan
         votes = {c: float(rng.normal(0, 50)) for c in CELL_CLASSES} | {"NONE": 400 + float(rng.normal(0, 50))}
         dropped += decide("x", votes, 50.0).action == "drop"
     assert dropped <= 3
+
+
+def test_a_detector_leaves_unloaded_what_presidio_would_load_for_other_engines() -> None:
+    code = (
+        "import sys\n"
+        "from dpsynth.privacy.pii.engine import load_detector\n"
+        "load_detector()\n"
+        "assert 'presidio_analyzer' in sys.modules and 'transformers.pipelines' not in sys.modules\n"
+        "import transformers\n"
+        "from presidio_analyzer.nlp_engine import huggingface_token_pipe\n"
+        "assert transformers.pipeline.__module__ == 'transformers.pipelines'\n"
+        "try: huggingface_token_pipe.hf_pipeline('no such task')\n"
+        "except KeyError as error: assert 'no such task' in str(error)\n"
+        "else: raise SystemExit('the pipeline that Presidio took is not the real one')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
