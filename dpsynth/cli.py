@@ -265,6 +265,7 @@ def evaluate(
     ] = None,
     table: Annotated[str | None, typer.Option("--table", help="Table of REAL, a database or DuckDB file.")] = None,
     holdout: Annotated[str | None, typer.Option(help="Real rows that were not learned from.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="JSON file of public facts, the target among them.")] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the internal report.")] = None,
     generations: Annotated[
         int | None, typer.Option(help="Also fit on REAL, on the rows that makes, and so on, so many times. Spends.")
@@ -281,18 +282,18 @@ def evaluate(
     """How close a synthetic table is to the real one, and what is lost over generations. The result stays inside."""
     from dataclasses import replace
 
-    from dpsynth.fidelity import Collapse, FidelityReport
     from dpsynth.fidelity import evaluate as run
+    from dpsynth.schema import Schema
 
     if synthetic is None and generations is None:
         raise SchemaError("a synthetic table to compare with is missing (or --generations)")
     source = _named(real, table)
-    found: FidelityReport | Collapse | None = None if synthetic is None else run(source, synthetic, holdout)
+    facts = None if schema is None else Schema.load(schema)
+    found: Any = None if synthetic is None else run(source, synthetic, holdout, facts)
     if generations is not None:
-        each = {"unit": unit, "max_rows_per_unit": max_rows_per_unit, "ledger": ledger, "dataset": dataset}
-        collapsed = _collapse(source, generations, epsilon, delta, mix, each)
-        found = replace(found, generations=collapsed) if isinstance(found, FidelityReport) else collapsed
-    assert found is not None
+        how: dict[str, Any] = {"unit": unit, "max_rows_per_unit": max_rows_per_unit, "schema": facts}
+        collapsed = _collapse(source, generations, epsilon, delta, mix, how | {"ledger": ledger, "dataset": dataset})
+        found = collapsed if found is None else replace(found, generations=collapsed)
     if html is not None:
         found.to_html(html)
     _out(as_json, found, found, *([f"The internal report is {html}: keep it inside."] if html else []))

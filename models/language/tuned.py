@@ -24,7 +24,7 @@ class TunedWriter(TextWriter):
     @property
     def made(self) -> str:
         return (
-            f"texts are new, written by a public language model ({self.writing.base}) that was trained on the rows under differential "
+            f"texts are new, written by a public language model ({self.writing.author}) that was trained on the rows under differential "
             "privacy, with words and a direction of meaning that were bought for each group of rows; what they state is made up"
         )
 

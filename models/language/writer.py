@@ -54,8 +54,8 @@ class Writing:
 
     @property
     def author(self) -> str:
-        """Name of the model that writes."""
-        return self.base if self.teacher is None else self.teacher.name
+        """Name of the model that writes, for a reader of the texts."""
+        return pretrained.called(self.base) if self.teacher is None else self.teacher.name
 
     def to_json(self) -> dict[str, Any]:
         """All of it. Raises ModelError for a judge or teacher that is not of this package."""
