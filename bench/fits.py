@@ -16,8 +16,9 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from books import Book
+from books import Book, Field
 
 DELTA = 1e-6
 MISSING = "_NA_"
@@ -92,6 +93,49 @@ def smartnoise(model: str, book: Book, epsilon: float) -> tuple[Any, str]:
     return fit, version("smartnoise-synth")
 
 
+def mbi(model: str, book: Book, epsilon: float) -> tuple[Any, str]:
+    from mbi_mst import mst
+
+    rng = np.random.default_rng()
+    fields = {f.name: f for f in book.fields}
+
+    def fit(train: pd.DataFrame) -> pd.DataFrame:
+        codes = {name: _coded(train[name], field) for name, field in fields.items()}
+        sizes = {name: _size(field) for name, field in fields.items()}
+        made = {"mst": mst}[model](codes, sizes, epsilon, DELTA, rng)
+        return pd.DataFrame({name: _decoded(made[name], field, rng) for name, field in fields.items()})
+
+    return fit, version("mbi")
+
+
+def _bins(field: Field) -> int:
+    return PEER_BINS if field.kind == "numeric" else len(field.categories)
+
+
+def _size(field: Field) -> int:
+    return _bins(field) + field.nullable
+
+
+def _coded(column: pd.Series[Any], field: Field) -> Any:
+    """Numbers in bins of equal width between the bounds, labels by their place; missing last."""
+    if field.kind == "categorical":
+        codes = pd.Categorical(column.astype(object).map(str, na_action="ignore"), categories=field.categories).codes
+        return np.where(codes < 0, _bins(field), codes).astype(np.int64)
+    share = (column.astype(float) - field.lower) / (field.upper - field.lower)
+    bins = np.clip(np.floor(share * PEER_BINS), 0, PEER_BINS - 1)
+    return bins.fillna(PEER_BINS).astype(np.int64).to_numpy()
+
+
+def _decoded(codes: Any, field: Field, rng: np.random.Generator) -> Any:
+    """Numbers anywhere in their bins, whole."""
+    missing = codes == _bins(field)
+    if field.kind == "categorical":
+        return np.array([*field.categories, None], dtype=object)[codes]
+    width = (field.upper - field.lower) / PEER_BINS
+    numbers = np.clip(np.floor(field.lower + (codes + rng.random(len(codes))) * width + 0.5), field.lower, field.upper)
+    return np.where(missing, np.nan, numbers) if field.nullable else numbers.astype(np.int64)
+
+
 def sdv(model: str, book: Book, epsilon: float) -> tuple[Any, str]:
     """No privacy at all, whatever epsilon is: for reference."""
     from sdv.metadata import Metadata
@@ -109,7 +153,7 @@ def sdv(model: str, book: Book, epsilon: float) -> tuple[Any, str]:
     return fit, version("sdv")
 
 
-FAMILIES = {"dpsynth": ours, "dpmm": dpmm, "smartnoise": smartnoise, "sdv": sdv}
+FAMILIES = {"dpsynth": ours, "dpmm": dpmm, "smartnoise": smartnoise, "mbi": mbi, "sdv": sdv}
 
 
 def main(model: str, train: str, book: str, epsilon: str, out: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 PEERS = {
     "dpmm": ["dpmm==0.1.9", "pyarrow<20"],
     "smartnoise": ["smartnoise-synth==1.0.8", "pyarrow"],
+    "mbi": ["mbi==2.0.0", "pandas<3", "pyarrow"],
     "sdv": ["sdv==2.0.0", "pyarrow"],
 }
 

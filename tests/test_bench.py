@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,41 @@ def rows(n: int = 400, seed: int = 0) -> pd.DataFrame:
     number = rng.integers(0, 101, n).astype(float)
     maybe = np.array(["a", "b", None], dtype=object)[rng.integers(0, 3, n)]
     return pd.DataFrame({"number": number, "label": np.where(number > 50, "yes", "no").astype(object), "maybe": maybe})
+
+
+@pytest.fixture(scope="module")
+def peer(bench: Any) -> Any:
+    """mbi's MST as the benchmark runs it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("mbi")
+        import fits
+        import mbi_mst
+
+    return type("peer", (), {"fits": fits, "mst": mbi_mst})
+
+
+def test_a_peer_finds_the_pairs_that_depend_and_spends_what_it_was_given(peer: Any) -> None:
+    assert peer.mst.rho_of(1.0, 1e-5) == pytest.approx(0.03055, abs=1e-4), "of the formula's authors"
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 4, 20_000)
+    real = {
+        "a": a,
+        "c": rng.integers(0, 3, 20_000),
+        "b": np.where(rng.random(20_000) < 0.9, a, rng.integers(0, 4, 20_000)),
+    }
+    made = peer.mst.mst(real, {"a": 4, "c": 3, "b": 5}, 1.0, 1e-6, rng)
+    assert abs(len(made["a"]) - 20_000) < 200 and 0.85 < np.mean(made["a"] == made["b"]) < 0.97
+    assert made["b"].max() < 5 and np.mean(made["c"] == made["a"]) < 0.4
+
+
+def test_a_peer_is_told_the_book_and_keeps_to_it(peer: Any, bench: Any, book: Any) -> None:
+    table = rows(3000)
+    fit, _ = peer.fits.mbi("mst", book, 10.0)
+    made = fit(table)
+    got = bench.score.score(table, rows(seed=1), made, book)
+    assert got["invalid"] == 0.0 and got["tv1_train"] < 0.1 and got["tv2_train"] < 0.2
+    assert made["maybe"].isna().mean() == pytest.approx(table["maybe"].isna().mean(), abs=0.05)
 
 
 def test_a_table_is_at_no_distance_from_itself(bench: Any, book: Any) -> None:
