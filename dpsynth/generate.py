@@ -27,8 +27,8 @@ from dpsynth.values import LINES, Own, as_label
 TO_WRITE = "\x00to write"
 # How often rows that no value within their codes lets obey the constraints are replaced.
 _REPLACED = 10
-# Rows drawn to see how frequent labels come out that are to be equally frequent, for each label and at least; and how often, at most.
-_SEEN, _SEEN_LEAST, _LOOKS = 400, 10_000, 3
+# Rows drawn to see how frequent labels come out that are to be equally frequent: for each code, at least and at most; and how often.
+_SEEN, _SEEN_LEAST, _SEEN_MOST, _LOOKS = 400, 10_000, 200_000, 3
 
 
 def texts_of(domain: Domain) -> dict[str, float]:
@@ -321,13 +321,15 @@ def evened(domain: Domain, model: TableModel, conditions: Conditions, column: st
     place = list(domain.rules.codecs).index(column)
     live = np.bincount(codec.groups[conditions.kept[column] > 0], minlength=codec.size)
     wanted = live / live.sum()
-    n = max(_SEEN * int(live.sum()), _SEEN_LEAST)
+    n = int(np.clip(_SEEN * codec.size, _SEEN_LEAST, _SEEN_MOST))
     weights, rng = conditions.evidence[column], np.random.default_rng(0)
     for look in range(1, _LOOKS + 1):
         codes, _ = draw(domain, model, n, {**conditions.evidence, column: weights}, rng)
         share = np.bincount(codes[:, place], minlength=codec.size) / n
-        # The first look says most; what later ones add is averaged, for each sees its own chance.
-        weights = weights * (wanted / np.maximum(share, 1 / n)) ** (1 / look)
+        # The first look says most; what later ones add is averaged, for each sees its own chance. What is never seen, though it was
+        # raised once, is ruled out by the other conditions.
+        raised = (wanted / np.maximum(share, 1 / n)) ** (1 / look)
+        weights = weights * np.where((share > 0) | (look == 1), raised, 1.0)
         weights = weights / weights.max()
     return replace(conditions, evidence={**conditions.evidence, column: weights})
 

@@ -93,6 +93,22 @@ def test_balance_is_of_what_the_model_draws_however_far_that_is_from_what_was_me
     assert len(found) >= 9 and ((found - 20_000 / len(found)).abs() < 20_000 / len(found) * 0.2).all()
 
 
+def test_balance_leaves_out_what_other_conditions_rule_out() -> None:
+    rng = np.random.default_rng(0)
+    land = rng.choice(["fr", "de", "it"], 4000)
+    town = np.char.add(land, rng.choice(["1", "2", "3"], 4000))
+    table = pd.DataFrame({"land": land.astype(object), "town": town.astype(object)})
+    towns = [f"{x}{i}" for x in ("fr", "de", "it") for i in range(1, 4)]
+    schema = dpsynth.Schema(
+        [dpsynth.Column("land", "categorical", categories=["fr", "de", "it"], nullable=False),
+         dpsynth.Column("town", "categorical", categories=towns, nullable=False)],
+        constraints=[dpsynth.Impossible({"land": ["fr"], "town": [t for t in towns if t[:2] != "fr"]})],
+    )  # fmt: skip
+    synth = dpsynth.fit(table, epsilon=4.0, schema=schema, progress=False)
+    found = synth.sample(3000, where={"land": "fr"}, balance="town", seed=0)["town"].value_counts()
+    assert set(found.index) == {"fr1", "fr2", "fr3"} and (abs(found - 1000) < 150).all()
+
+
 def test_balance_raises_a_label_of_one_in_a_hundred_to_its_share_where_rare_ones_are_merged() -> None:
     rng = np.random.default_rng(0)
     labels = [f"l{i:02d}" for i in range(20)]
