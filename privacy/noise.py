@@ -10,7 +10,8 @@ significant bits for differential privacy"). Two kinds of Gaussian noise do this
 - *Discrete*, P(x) proportional to exp(-x^2 / 2 sigma^2) on the integers (Canonne, Kamath and Steinke 2020): the same
   concentrated-DP guarantee, 1 / (2 sigma^2) for sensitivity 1, with an accounting of its own.
 
-Every draw is exact: the answer is a function of an endless string of uniform bits, of which 64 at a time are looked at.
+Every draw is exact: the answer is a function of an endless string of uniform bits, of which 64 at a time are looked at, and no
+more than settle it.
 A comparison that float64 cannot settle, by a proven margin, is repeated in rational arithmetic with as many further bits
 as it takes. The residual error of each sampler is zero, given uniform bits. How long a draw takes tells nothing of its
 value, but for those repetitions (one in 10^12): what rejection keeps does not depend on how often it rejected.
@@ -35,12 +36,23 @@ import numpy as np
 import numpy.typing as npt
 
 from dpsynth.privacy import distributions
-from dpsynth.privacy.distributions import SLACK, TABLE_BITS, IntArray, Law, WordArray, exp_neg
+from dpsynth.privacy.distributions import (
+    GUIDE_BITS,
+    HEAD_BITS,
+    SLACK,
+    TABLE_BITS,
+    IntArray,
+    Law,
+    WordArray,
+    exp_neg,
+    filled,
+)
 from dpsynth.privacy.errors import PrivacyError
 
 MIN_SIGMA, MAX_SIGMA = 2.0**-40, 2.0**40
 
 CHUNK = 2**14  # draws at a time: what one step leaves is still in the cache for the next
+PIECE = 2**18  # draws whose cases in doubt are settled together
 _ZEROS = bytes(8 * CHUNK)  # what is encrypted for a chunk: making it takes longer than encrypting it
 STREAM_WORDS = 2**32  # words under one key; ChaCha20's 32-bit block counter (RFC 8439) would do for 8 times as many
 
@@ -163,44 +175,72 @@ class Noise:
 
     def _draw(self, law: Law, size: int) -> IntArray:
         """`size` draws with a random sign of the law's magnitude."""
+        if size <= PIECE:
+            return self._piece(law, size)
         drawn = np.empty(size, dtype=np.int64)
-        filled = 0
-        while filled < size:
-            wanted = size - filled
-            kept = self._kept(law, min(CHUNK, wanted + wanted // 8 + 8))[:wanted]
-            drawn[filled : filled + len(kept)] = kept
-            filled += len(kept)
+        for start in range(0, size, PIECE):
+            drawn[start : start + PIECE] = self._piece(law, min(PIECE, size - start))
         return drawn
 
-    def _kept(self, law: Law, n: int) -> IntArray:
-        """What rejection keeps of n candidates (the module `distributions` says why this is the law)."""
-        first, offset, level = self.bits(n), self.bits(n), self.bits(n)
-        offset = law.offset(offset)
-        low = (first >> np.uint64(1)).view(np.int64)
-        block, open_blocks = distributions.table(law).blocks(low)
-        for i in sorted(set(open_blocks.tolist())):
+    def _piece(self, law: Law, size: int) -> IntArray:
+        """`size` draws: candidates, and in the place of each that is rejected the next spare one (the module `distributions` says
+        why this is the law)."""
+        value = np.empty(distributions.table(law).candidates(size), dtype=np.int64)
+        rejected = self._candidates(law, value)
+        spare = np.ones(len(value) - size, dtype=bool)
+        spare[rejected[rejected >= size] - size] = False
+        spares, places = np.flatnonzero(spare) + size, rejected[rejected < size]
+        value[places[: len(spares)]] = value[spares[: len(places)]]
+        if len(places) > len(spares):
+            value[places[len(spares) :]] = self._draw(law, len(places) - len(spares))
+        return value[:size]
+
+    def _candidates(self, law: Law, out: IntArray) -> npt.NDArray[np.intp]:
+        """Fill `out` with candidates; returns the places of those that are rejected.
+
+        One word a candidate, where that settles everything (see `Table`); where it does not, the next 64 bits of each of its three
+        numbers. So a candidate is the same function of endless bits throughout, and of most only the first ones are looked at.
+        """
+        table, unsettled, places, rejected = distributions.table(law), [], [], []
+        for start in range(0, len(out), CHUNK):
+            part = out[start : start + CHUNK]
+            words = self.bits(len(part))
+            head = (words >> np.uint64(64 - HEAD_BITS)).view(np.int64)
+            table.start.take(head, out=part, mode="clip")  # clips nothing: the quickest way
+            law.add_digits(part, words)
+            unsure = words >= table.sure.take(head, mode="clip")
+            few = np.flatnonzero(unsure)
+            unsettled.append(words[few])
+            places.append(few + start)
+            if law.whole:  # 0 has one sign, not two
+                rejected.append(np.flatnonzero((part == 0) & (words >= np.uint64(2**63)) & ~unsure) + start)
+        where = np.concatenate(places)
+        value, keep = self._settled(law, filled(np.concatenate(unsettled), table.unsure * len(out)))
+        out[where] = value[: len(where)]
+        return np.concatenate([where[~keep[: len(where)]], *rejected])
+
+    def _settled(self, law: Law, words: WordArray) -> tuple[IntArray, npt.NDArray[np.bool_]]:
+        """The signed value of candidates that begin with these words, shape (n,), and whether each is kept."""
+        further = self.bits(3 * len(words)).reshape(-1, 3).T
+        minus = -(words >> np.uint64(63)).view(np.int64)  # 0 or -1
+        low = (_joined(words << np.uint64(1), GUIDE_BITS, further[0]) >> np.uint64(64 - TABLE_BITS)).view(np.int64)
+        level = _joined(words << np.uint64(HEAD_BITS), law.level_bits, further[1])
+        digits = _joined(words << np.uint64(64 - law.digits), law.digits, further[2]) if law.digits else further[2]
+        offset = law.offset(digits ^ minus.view(np.uint64))
+        block, in_doubt = distributions.table(law).blocks(low)
+        for i in in_doubt.tolist():
             block[i] = self._settle(law.cumulative, int(low[i]), TABLE_BITS)
-        keep = self._keep(law, block, offset, level)
-        value = law.values(block, offset)
-        minus = (first & np.uint64(1)).view(np.int64)
-        np.negative(minus, out=minus)  # 0 or -1
-        if law.whole:  # 0 has one sign, not two
-            keep &= (value | ~minus) != 0
-        value ^= minus
-        value -= minus
-        return value[keep]
+        value, keep = (law.values(block, offset) ^ minus) - minus, self._keep(law, block, offset, level)
+        if law.whole:
+            keep &= (value != 0) | (minus == 0)
+        return value, keep
 
     def _keep(self, law: Law, block: IntArray, offset: WordArray, level: WordArray) -> npt.NDArray[np.bool_]:
         """Whether each candidate is kept: True with probability exp(-(E(block + u) - E(block))), shape (n,)."""
-        if law.whole and law.shift == 0:  # u is 0
-            return np.ones(len(block), dtype=bool)
-        table = distributions.table(law)
-        keep: npt.NDArray[np.bool_] = level < table.sure.take(block, mode="clip")
-        rest = distributions.places(~keep, table.unsure)
-        chance = np.exp(-law.excess(block[rest].astype(np.float64), offset[rest].astype(np.float64) * 2.0**-64))
-        margin = chance - level[rest] * 2.0**-64
-        keep[rest] = margin > 0
-        for i in sorted(set(rest[np.abs(margin) <= DOUBT].tolist())):
+        chance = np.exp(-law.excess(block.astype(np.float64), offset.astype(np.float64) * 2.0**-64))
+        margin = chance - level * 2.0**-64
+        keep: npt.NDArray[np.bool_] = margin > 0
+        for i in np.flatnonzero(np.abs(margin) <= DOUBT).tolist():
             keep[i] = self._settle_keep(law, int(block[i]), int(offset[i]), int(level[i]))
         return keep
 
@@ -300,6 +340,11 @@ def _choose(below: WordArray, slope: float, word: int) -> int | None:
     target, doubt = word * 2.0**-64 * total, (len(sums) + 64) * 2.0**-50 * total
     index = int(np.searchsorted(sums, target - doubt, side="right"))
     return index if index < len(sums) and target + doubt < sums[index] else None
+
+
+def _joined(words: WordArray, bits: int, further: WordArray) -> WordArray:
+    """Words whose first bits are those of `words`, and the rest the first ones of `further`."""
+    return words & np.uint64(2**64 - 2 ** (64 - bits)) | further >> np.uint64(bits)
 
 
 def _scores(scores: IntArray) -> IntArray:

@@ -16,7 +16,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpsynth.privacy.distributions import SLACK, Laplace, Law, cumulative, exp_neg, gaussian, laplace, places, table
+from dpsynth.privacy.distributions import (
+    GUIDE_BITS,
+    HEAD_BITS,
+    SLACK,
+    Laplace,
+    Law,
+    cumulative,
+    exp_neg,
+    filled,
+    gaussian,
+    laplace,
+    table,
+)
 from dpsynth.privacy.noise import DOUBT, Noise
 
 CHANCE = 1e-7
@@ -174,24 +186,70 @@ def test_the_table_names_a_block_only_where_the_word_settles_it(law: Law) -> Non
             assert exact[b] * 2**63 <= word and word + 1 <= exact[b + 1] * 2**63
 
 
-@pytest.mark.parametrize("law", [law for law in LAWS if law.shift or not law.whole], ids=str)
-def test_a_level_that_is_sure_keeps_wherever_u_lies_and_few_are_not(law: Law) -> None:
+@pytest.mark.parametrize("law", LAWS, ids=str)
+def test_a_word_that_is_sure_names_its_block_and_keeps_wherever_u_lies(law: Law) -> None:
+    found, u = table(law), 1 - Fraction(1, 2**law.shift) if law.whole else Fraction(1)  # the far end of the block
+    assert law.level_bits >= 13 and HEAD_BITS + law.level_bits + law.digits == 64
+    with mpmath.workdps(130):
+        ends = [int(mpmath.floor(p * 2**GUIDE_BITS)) for p in reached(law)]  # the guides where a block ends
+    of_guide = np.searchsorted(ends, np.arange(2**GUIDE_BITS), side="right") - 1
+    mixed = np.isin(np.arange(2**GUIDE_BITS), ends[1:])
+    least = {b: exp_neg(law.exact_excess(b, u), 64) for b in np.unique(of_guide[~mixed]).tolist()}
+    for head, sure in enumerate(found.sure.tolist()):
+        guide = head % 2**GUIDE_BITS
+        level = (sure - (head << (64 - HEAD_BITS))) << HEAD_BITS  # as a part of 2^64
+        if mixed[guide]:
+            assert level == 0
+        else:
+            assert level <= least[of_guide[guide]] <= level + 2**25 + 2 ** (64 - law.level_bits)
+    assert found.mixed * found.unsure == pytest.approx(mixed.mean())
+
+
+@pytest.mark.parametrize("law", LAWS, ids=str)
+def test_few_words_are_not_sure_and_as_many_as_expected(law: Law) -> None:
+    found, words = table(law), Noise(insecure_seed=5).bits(100_000)
+    rest = int((words >= found.sure[(words >> np.uint64(64 - HEAD_BITS)).astype(int)]).sum())
+    assert rest < 8000 and stats.binomtest(rest, 100_000, found.unsure).pvalue > CHANCE
+
+
+@pytest.mark.parametrize("law", LAWS, ids=str)
+def test_a_word_says_of_a_candidate_what_all_its_bits_say(law: Law) -> None:
+    found, noise = table(law), Noise(insecure_seed=7)
+    words = noise.bits(20_000)
+    edge = found.sure[:: 2**HEAD_BITS // 999]  # at the level where it is sure no longer
+    words = np.concatenate([words, edge - np.uint64(1), edge])
+    head = (words >> np.uint64(64 - HEAD_BITS)).astype(np.int64)
+    sure = words < found.sure[head]
+    quick = found.start[head]
+    law.add_digits(quick, words)
+    for _ in range(3):  # whatever the further bits
+        value, keep = noise._settled(law, words)
+        assert np.array_equal(value[sure], quick[sure])
+        minus_zero = (value == 0) & (words >= 2**63) if law.whole else np.zeros(len(words), dtype=bool)
+        assert np.array_equal(keep[sure], ~minus_zero[sure])
+
+
+def test_what_is_filled_up_says_nothing_of_how_many_there_were() -> None:
+    few = np.arange(1, 6, dtype=np.int64)
+    assert filled(few, 10.0)[:6].tolist() == [1, 2, 3, 4, 5, 0]
+    assert len(filled(few, 10.0)) == len(filled(few[:0], 10.0)) == len(filled(np.arange(20), 10.0)) > 20
+    assert filled(np.arange(50), 0.0).tolist() == list(range(50))  # more than expected: none is left out
+
+
+@pytest.mark.parametrize("law", LAWS, ids=str)
+def test_spare_candidates_are_nearly_always_enough_and_what_lacks_is_drawn(
+    law: Law, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = table(law)
-    assert found.sure[-1] == 0 and len(found.sure) == len(found.cuts) + 1
-    for block, sure in enumerate(found.sure[:-1].tolist()):
-        least = exp_neg(law.exact_excess(block, Fraction(1)), 64)  # at the far end of the block
-        assert sure <= least <= sure + 2**25 or sure == 0
-    level = Noise(insecure_seed=5).bits(100_000)
-    block, _ = found.blocks((Noise(insecure_seed=6).bits(100_000) >> np.uint64(1)).view(np.int64))
-    rest = int((level >= found.sure[block]).sum())
-    assert rest < 10_000 and stats.binomtest(rest, 100_000, found.unsure).pvalue > CHANCE
-
-
-def test_places_are_all_found_and_are_as_many_as_expected_or_more() -> None:
-    where = np.arange(1000) % 100 == 7
-    assert set(places(where, 0.01).tolist()) == {0, *range(7, 1000, 100)}
-    assert len(places(where, 0.01)) == len(places(~where & False, 0.01)) == len(places(np.arange(1000) < 20, 0.01))
-    assert set(places(np.ones(50, dtype=bool), 0.0).tolist()) == set(range(50))  # more than expected: none is left out
+    calls: list[int] = []
+    draw = Noise._draw
+    monkeypatch.setattr(Noise, "_draw", lambda self, law, size: calls.append(size) or draw(self, law, size))
+    drawn = [Noise(insecure_seed=seed)._draw(law, 300) for seed in range(200)]
+    assert calls == [300] * 200
+    monkeypatch.setattr(type(found), "candidates", lambda self, size: size)  # no spare ones: draws within draws
+    again = [Noise(insecure_seed=seed)._draw(law, 300) for seed in range(200)]
+    assert len(calls) > 500
+    assert stats.ks_2samp(np.concatenate(drawn), np.concatenate(again)).pvalue > CHANCE
 
 
 @pytest.mark.parametrize("law", LAWS, ids=str)
@@ -233,39 +291,73 @@ def test_keeping_in_doubt_is_settled_by_further_bits(law: Law) -> None:
     assert seen == {True, False}
 
 
+def parted(low: int, minus: int = 0) -> tuple[int, int]:
+    """The word of a candidate whose block is selected by these 63 bits, and the further bits of that number."""
+    guide, rest = divmod(low, 2 ** (63 - GUIDE_BITS))
+    return (minus << GUIDE_BITS | guide) << (64 - HEAD_BITS), rest << (1 + GUIDE_BITS)
+
+
+def settled(law: Law, word: int, *further: int) -> list[int]:
+    """What is kept of one candidate."""
+    value, keep = Scripted(further)._settled(law, np.array([word], dtype=np.uint64))
+    return value[keep].tolist()  # type: ignore[no-any-return]
+
+
 def test_words_in_doubt_take_the_exact_path_and_decide_the_draw() -> None:
     law = gaussian(5.0, whole=True)
     assert law.shift == 0  # each block is one integer
     for j, cut in enumerate(table(law).cuts[:20].tolist()):
-        positive = cut << 1
-        assert Scripted([positive, 0, 0, 0])._kept(law, 1).tolist() == [j]
-        assert Scripted([positive, 0, 0, ONES, ONES])._kept(law, 1).tolist() == [j + 1]
-        assert Scripted([positive | 1, 0, 0, ONES, ONES])._kept(law, 1).tolist() == [-j - 1]
+        for minus, sign in ((0, 1), (1, -1)):
+            word, rest = parted(cut, minus)
+            assert settled(law, word, rest, 0, 0, ONES, ONES) == [sign * (j + 1)]
+            assert settled(law, word, rest, 0, 0, 0) == ([sign * j] if j or not minus else [])
 
 
 def test_zero_has_one_sign_and_far_words_give_far_draws() -> None:
     law = gaussian(5.0, whole=True)
-    assert Scripted([0, 0, 0])._kept(law, 1).tolist() == [0] and Scripted([1, 0, 0])._kept(law, 1).tolist() == []
-    draw = int(Scripted([ONES - 1, 0, 0, ONES, ONES, 0])._kept(law, 1)[0])
+    out = np.empty(3, dtype=np.int64)
+    assert Scripted([0, 2**63, 0])._candidates(law, out).tolist() == [1] and out.tolist() == [0, 0, 0]
+    assert settled(law, 0) == [0] and settled(law, 2**63) == []
+    word, rest = parted(2**63 - 1)
+    draw = settled(law, word, rest, 0, 0, ONES, ONES, 0)[0]
     with mpmath.workdps(80):  # the word says 1 - 2^-191 and not yet 1 - 2^-192
         tail = [mpmath.fsum(mpmath.exp(-(mpmath.mpf(x) ** 2) / 50) for x in range(k, 400)) for k in (0, draw, draw + 1)]
         assert tail[2] / tail[0] < mpmath.mpf(2) ** -191 * 2 and tail[1] / tail[0] >= mpmath.mpf(2) ** -191
 
 
+def in_rational_numbers(law: Law, sums: list[int], word: int, further: list[int]) -> int | None:
+    """The candidate with these bits: the word's, and after them the further ones of each of its numbers; None if rejected."""
+
+    def number(first: int, bits: int, rest: int) -> int:
+        return (first % 2**bits) << (64 - bits) | rest >> bits
+
+    minus, most = word >> 63, law.digits + law.level_bits
+    selected = number(word >> most, GUIDE_BITS, further[0]) >> 1
+    level = number(word >> law.digits, law.level_bits, further[1])
+    u = number(word, law.digits, further[2])
+    u = ONES - u if minus else u
+    part = Fraction(u >> (64 - law.shift), 2**law.shift) if law.whole else Fraction(u, 2**64)
+    block = next(j for j, s in enumerate(sums) if selected < s >> 64)
+    x = Fraction(2) ** law.shift * (block + part)
+    value = int(x) if law.whole else math.floor(x + Fraction(1, 2))
+    kept = part == 0 or Fraction(level, 2**64) < Fraction(exp_neg(law.exact_excess(block, part), 200), 2**200)
+    return (-value if minus else value) if kept and not (law.whole and minus and value == 0) else None
+
+
 @pytest.mark.parametrize("law", LAWS, ids=str)
-def test_a_batch_of_draws_equals_the_same_words_worked_out_in_rational_numbers(law: Law) -> None:
-    words = Noise(insecure_seed=21).bits(600).reshape(3, 200)
-    expected, sums = [], law.cumulative(127)
-    for first, offset, level in words.T.tolist():
-        block = next(j for j, s in enumerate(sums) if first >> 1 < s >> 64)
-        u = Fraction(offset >> (64 - law.shift) if law.shift > 0 else 0, 2 ** max(law.shift, 0))
-        u = u if law.whole else Fraction(offset, 2**64)
-        value = Fraction(2) ** law.shift * (block + u)
-        value = int(value) if law.whole else math.floor(value + Fraction(1, 2))
-        kept = Fraction(level, 2**64) < Fraction(exp_neg(law.exact_excess(block, u), 200), 2**200) or u == 0
-        if kept and not (law.whole and value == 0 and first & 1):
-            expected.append(-value if first & 1 else value)
-    assert Scripted(words.ravel().tolist())._kept(law, 200).tolist() == expected
+def test_a_batch_of_draws_equals_the_same_bits_worked_out_in_rational_numbers(law: Law) -> None:
+    """All bits of every candidate are given; the sampler looks at most words alone, and must come to the same."""
+    found, noise = table(law), Noise(insecure_seed=21)
+    edges = found.sure[:: 2**HEAD_BITS // 60]
+    words = np.concatenate([noise.bits(300), edges, edges - np.uint64(1)])
+    further = noise.bits(3 * len(words)).reshape(-1, 3)
+    unsure = words >= found.sure[(words >> np.uint64(64 - HEAD_BITS)).astype(int)]
+    sums = law.cumulative(127)
+    expected = [in_rational_numbers(law, sums, w, f) for w, f in zip(words.tolist(), further.tolist(), strict=True)]
+    out = np.empty(len(words), dtype=np.int64)
+    rejected = Scripted([*words.tolist(), *further[unsure].ravel().tolist()])._candidates(law, out)
+    assert sorted(rejected.tolist()) == [i for i, value in enumerate(expected) if value is None]
+    assert np.delete(out, rejected).tolist() == [value for value in expected if value is not None]
 
 
 # -- coins -------------------------------------------------------------------------------------------------------------
