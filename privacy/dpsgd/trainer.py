@@ -218,27 +218,23 @@ class PrivateTrainer:
 
     def _clipped_sum(self, chosen: npt.NDArray[np.int64]) -> Tensor:
         """This process's part of the sum of clipped gradients, flat, float64."""
-        size = sum(p.numel() for p in self._parameters.values())
-        total = torch.zeros(size, dtype=torch.float64, device="cpu" if self._device.type == "mps" else self._device)
+        total = _Total(sum(p.numel() for p in self._parameters.values()), self._device)
         assert self._micro_batch is not None
         for i, part in enumerate(self._rows._batches(chosen, self._micro_batch)):
             if i % self._processes.count == self._processes.rank:
                 rows = {k: torch.from_numpy(a).to(self._device) for k, a in part.rows.items()}
                 rows = {k: x.float() if x.dtype == torch.float64 else x for k, x in rows.items()}
                 self._add(total, MicroBatch(rows, torch.from_numpy(part.weights).to(self._device)))
-        return total
+        return total.flat()
 
-    def _add(self, total: Tensor, batch: MicroBatch) -> None:
+    def _add(self, total: _Total, batch: MicroBatch) -> None:
         """Add a micro-batch's clipped sum; in halves where memory runs out."""
         try:
             clipped = self._clipped(batch)
         except MemoryError:
             clipped = None
         if clipped is not None:
-            start = 0
-            for s in clipped.sums:
-                total[start : start + s.numel()] += s.reshape(-1).to(total.device)
-                start += s.numel()
+            total.add(clipped.sums)
             return
         if batch.units == 1:
             raise ModelError(
@@ -332,6 +328,28 @@ class PrivateTrainer:
             else:
                 load_optimizer(part, f"also/{name}", tensors, body["optimizers"][f"also/{name}"])
         self.step = int(body["step"])
+
+
+class _Total:
+    """A sum of gradients, flat, float64."""
+
+    def __init__(self, size: int, device: torch.device) -> None:
+        self._sum = torch.empty(size, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
+        self._begun = False
+
+    def add(self, parts: list[Tensor]) -> None:
+        start = 0
+        for part in parts:
+            place = self._sum[start : start + part.numel()]
+            if self._begun:
+                place += part.reshape(-1).to(place.device)
+            else:  # mostly the only ones: nothing to set to 0, and nothing to add to
+                place.copy_(part.reshape(-1))
+            start += part.numel()
+        self._begun = True
+
+    def flat(self) -> Tensor:
+        return self._sum if self._begun else self._sum.zero_()
 
 
 def _require_same(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
