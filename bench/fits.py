@@ -109,7 +109,8 @@ def mbi(model: str, book: Book, epsilon: float) -> tuple[Any, str]:
 
 
 def _bins(field: Field) -> int:
-    return PEER_BINS if field.kind == "numeric" else len(field.categories)
+    """How many codes a column has besides missing: a number no more than it has whole numbers."""
+    return min(PEER_BINS, int(field.upper - field.lower) + 1) if field.kind == "numeric" else len(field.categories)
 
 
 def _size(field: Field) -> int:
@@ -118,22 +119,23 @@ def _size(field: Field) -> int:
 
 def _coded(column: pd.Series[Any], field: Field) -> Any:
     """Numbers in bins of equal width between the bounds, labels by their place; missing last."""
+    bins = _bins(field)
     if field.kind == "categorical":
         codes = pd.Categorical(column.astype(object).map(str, na_action="ignore"), categories=field.categories).codes
-        return np.where(codes < 0, _bins(field), codes).astype(np.int64)
+        return np.where(codes < 0, bins, codes).astype(np.int64)
     share = (column.astype(float) - field.lower) / (field.upper - field.lower)
-    bins = np.clip(np.floor(share * PEER_BINS), 0, PEER_BINS - 1)
-    return bins.fillna(PEER_BINS).astype(np.int64).to_numpy()
+    return np.clip(np.floor(share * bins), 0, bins - 1).fillna(bins).astype(np.int64).to_numpy()
 
 
 def _decoded(codes: Any, field: Field, rng: np.random.Generator) -> Any:
-    """Numbers anywhere in their bins, whole."""
-    missing = codes == _bins(field)
+    """Any of the whole numbers that have the code: to round what was drawn anywhere in a bin would leave the bin."""
     if field.kind == "categorical":
         return np.array([*field.categories, None], dtype=object)[codes]
-    width = (field.upper - field.lower) / PEER_BINS
-    numbers = np.clip(np.floor(field.lower + (codes + rng.random(len(codes))) * width + 0.5), field.lower, field.upper)
-    return np.where(missing, np.nan, numbers) if field.nullable else numbers.astype(np.int64)
+    whole = np.arange(field.lower, field.upper + 1)
+    starts = np.searchsorted(_coded(pd.Series(whole), field), np.arange(_bins(field) + 2))
+    places = starts[codes] + np.floor(rng.random(len(codes)) * (starts[codes + 1] - starts[codes])).astype(np.int64)
+    numbers = whole[np.minimum(places, len(whole) - 1)]
+    return np.where(codes == _bins(field), np.nan, numbers) if field.nullable else numbers.astype(np.int64)
 
 
 def sdv(model: str, book: Book, epsilon: float) -> tuple[Any, str]:

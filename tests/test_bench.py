@@ -78,6 +78,52 @@ def test_a_peer_finds_the_pairs_that_depend_and_spends_what_it_was_given(peer: A
     assert made["b"].max() < 5 and np.mean(made["c"] == made["a"]) < 0.4
 
 
+def test_a_peer_spends_its_budget_in_thirds_on_a_tree_that_spans(peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spent, asked, trees = [], [], []
+    measured, tree = peer.mst._measured, peer.mst._tree
+
+    def watched(data: Any, cliques: Any, rho: float, rng: Any) -> Any:
+        found = measured(data, cliques, rho, rng)
+        spent.append(sum(1 / (2 * m.stddev**2) for m in found))
+        asked.append([m.clique for m in found])
+        return found
+
+    def watched_tree(data: Any, ones: Any, rho: float, rng: Any) -> Any:
+        spent.append(rho)
+        trees.append(tree(data, ones, rho, rng))
+        return trees[0]
+
+    monkeypatch.setattr(peer.mst, "_measured", watched)
+    monkeypatch.setattr(peer.mst, "_tree", watched_tree)
+    monkeypatch.setattr(peer.mst, "ROUNDS", 50)
+    rng = np.random.default_rng(0)
+    names, sizes = "abcdef", {name: 3 + i for i, name in enumerate("abcdef")}
+    peer.mst.mst({a: rng.integers(0, sizes[a], 5000) for a in names}, sizes, 1.0, 1e-6, rng)
+    assert spent == pytest.approx([peer.mst.rho_of(1.0, 1e-6) / 3] * 3)
+    assert asked == [[(a,) for a in names], trees[0]]
+    reached = {"a"}
+    for _ in names:
+        reached |= {a for pair in trees[0] if reached & set(pair) for a in pair}
+    assert len(trees[0]) == 5 and reached == set(names)
+
+
+@pytest.mark.parametrize(
+    "counts, merged", [([50, 2, 40, -3], [0, 2, 1, 2]), ([50, 40], [0, 1]), ([50, 40, 1], [0, 1, 2])]
+)
+def test_a_peer_merges_what_noise_hides(peer: Any, counts: list[float], merged: list[int]) -> None:
+    assert peer.mst._merged(np.array(counts, dtype=float), 10.0).tolist() == merged
+
+
+@pytest.mark.parametrize(("lower", "upper", "codes"), [(1, 16, 16), (16, 100, 20), (-7, 1_000, 20), (0, 1, 2)])
+def test_a_peers_numbers_come_back_in_their_bins(peer: Any, bench: Any, lower: int, upper: int, codes: int) -> None:
+    field = bench.books.Field("number", "numeric", lower=lower, upper=upper, nullable=True)
+    column = pd.Series([*np.repeat(np.arange(lower, upper + 1.0), 20), np.nan])
+    coded = peer.fits._coded(column, field)
+    made = pd.Series(peer.fits._decoded(coded, field, np.random.default_rng(0)))
+    assert np.array_equal(peer.fits._coded(made, field), coded) and len(set(coded)) == codes + 1
+    assert set(made.dropna()) == set(column.dropna()) and made.isna().equals(column.isna())
+
+
 def test_a_peer_is_told_the_book_and_keeps_to_it(peer: Any, bench: Any, book: Any) -> None:
     table = rows(3000)
     fit, _ = peer.fits.mbi("mst", book, 10.0)
