@@ -84,6 +84,12 @@ def main() -> None:
     ask.add_argument(
         "--base", default=Language().base, help="the language model that writes: a name, a folder or a file"
     )
+    ask.add_argument(
+        "--route",
+        default=Language().route,
+        choices=("guided", "tuned", "auto"),
+        help="tuned: also trained by DP-SGD (wants a GPU)",
+    )
     ask.add_argument("--overdraw", type=float, default=Language().overdraw, help="texts written for each that is kept")
     ask.add_argument("--fluent", type=float, default=Language().fluent, help="share of them that is chosen among")
     ask.add_argument("--no-filter", action="store_true")
@@ -114,7 +120,12 @@ def main() -> None:
     )
     start = time.perf_counter()
     model = Language(
-        base=args.base, description=args.about, overdraw=args.overdraw, fluent=args.fluent, select=not args.no_filter
+        base=args.base,
+        description=args.about,
+        route=args.route,
+        overdraw=args.overdraw,
+        fluent=args.fluent,
+        select=not args.no_filter,
     )
     synth = dpsynth.fit(train.reset_index(drop=True), epsilon=args.epsilon, schema=schema, model=model)
     fitted = time.perf_counter()
@@ -136,6 +147,7 @@ def main() -> None:
     found |= quality(train, test, made, args.judge or args.base)
     found["settings"] = {
         "base": model.base,
+        "route": model.route,
         "overdraw": model.overdraw,
         "select": model.select,
         "fluent": model.fluent,
