@@ -92,6 +92,9 @@ def main() -> None:
     )
     ask.add_argument("--overdraw", type=float, default=Language().overdraw, help="texts written for each that is kept")
     ask.add_argument("--fluent", type=float, default=Language().fluent, help="share of them that is chosen among")
+    ask.add_argument(
+        "--temperature", type=float, default=Language().temperature, help="lower: more fluent, less alike the rows"
+    )
     ask.add_argument("--no-filter", action="store_true")
     ask.add_argument(
         "--judge", help="a language model that says how fluent the texts are; default: the one that writes"
@@ -125,6 +128,7 @@ def main() -> None:
         route=args.route,
         overdraw=args.overdraw,
         fluent=args.fluent,
+        temperature=args.temperature,
         select=not args.no_filter,
     )
     synth = dpsynth.fit(train.reset_index(drop=True), epsilon=args.epsilon, schema=schema, model=model)

@@ -36,7 +36,7 @@ _SAME = 0.1
 class Sampling:
     """How the next token is drawn: from the `top_k` likeliest, of these the likeliest of mass `top_p`, at a temperature."""
 
-    temperature: float = 0.8
+    temperature: float = 0.95
     top_k: int = 60
     top_p: float = 0.95
 
