@@ -72,12 +72,12 @@ def claimed(plan: Training) -> float:
 PLAN = Training(sampling_rate=1.0, steps=3000, noise_multiplier=1.0, expected_batch=10)
 
 
-@pytest.mark.parametrize(("rate", "noise", "share"), [(1.0, 1.0, 0.4), (0.2, 0.4, 0.15)])
+@pytest.mark.parametrize(("rate", "noise", "share"), [(1.0, 1.0, 0.3), (0.2, 0.4, 0.15)])
 @pytest.mark.statistical
 def test_the_attack_finds_no_more_than_is_claimed_but_a_good_part(rate: float, noise: float, share: float) -> None:
-    plan = replace(PLAN, sampling_rate=rate, noise_multiplier=noise)
+    plan = replace(PLAN, sampling_rate=rate, noise_multiplier=noise, steps=9000)
     found = empirical_epsilon(steps_of(20, True, plan, along, 1), steps_of(20, False, plan, along, 2), DELTA)
-    # Epsilon at 1e-6 is about events too rare for 1,500 runs to show.
+    # Epsilon at 1e-6 is about events too rare for 4,500 runs to show: at rate 1 they show .40 to .43 of it, where 1,500 show .16 to .48.
     assert share * claimed(plan) < found <= claimed(plan)
 
 
