@@ -403,7 +403,9 @@ def _pipelines_unloaded() -> Iterator[None]:
     import transformers
 
     def pipeline(*args: Any, **settings: Any) -> Any:
-        return transformers.pipeline(*args, **settings)
+        from transformers.pipelines import pipeline as real  # not by the name that this stands under
+
+        return real(*args, **settings)
 
     names = vars(transformers)
     ours = names.setdefault("pipeline", pipeline) is pipeline
