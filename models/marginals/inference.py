@@ -15,12 +15,15 @@ log Z with respect to clique potentials is the clique marginals.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from dpsynth.models.marginals.junction_tree import Clique, JunctionTree
@@ -30,6 +33,8 @@ from dpsynth.models.marginals.zeros import Given
 Advance = Callable[[int], None]
 # Sweeps that a fit makes however little time it has: a model that its measurements have reached.
 LEAST_SWEEPS = 10
+# Steps that L-BFGS remembers.
+HISTORY = 20
 
 
 @contextmanager
@@ -86,15 +91,69 @@ def log_partition(tree: JunctionTree, potentials: Sequence[torch.Tensor]) -> tor
 
 def clique_marginals(tree: JunctionTree, potentials: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Probabilities of each clique's cells, as gradients of log Z."""
+    return _log_partition_and_marginals(tree, potentials)[1]
+
+
+def _log_partition_and_marginals(
+    tree: JunctionTree, potentials: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     leaves = [p.detach().requires_grad_() for p in potentials]
     with torch.enable_grad():
-        return list(torch.autograd.grad(log_partition(tree, leaves), leaves))
+        log_z = log_partition(tree, leaves)
+        return log_z.detach(), list(torch.autograd.grad(log_z, leaves))
 
 
 def _expand(tensor: torch.Tensor, attributes: Clique, clique: Clique) -> torch.Tensor:
     """View a tensor over `attributes` so that it broadcasts over `clique` (both ascending)."""
     sizes = dict(zip(attributes, tensor.shape, strict=True))
     return tensor.reshape([sizes.get(a, 1) for a in clique])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Placed:
+    """Where a table stands: its cells in theta, and its pair (or column) in the home clique.
+
+    span: first cell in theta and the one after the last.  sizes: of the attributes' codes.  shape: the same, of one dimension for each
+    attribute of the clique.  summed: the clique's axes that the table does not have.  cells: the table's cell of each combination of
+    codes; None = its own.
+    """
+
+    home: int
+    span: tuple[int, int]
+    sizes: tuple[int, ...]
+    shape: tuple[int, ...]
+    summed: tuple[int, ...]
+    cells: torch.Tensor | None
+
+    @classmethod
+    def of(cls, table: Table, tree: JunctionTree, start: int) -> _Placed:
+        home, sizes = tree.home(table.attributes), tuple(tree.sizes[a] for a in table.attributes)
+        clique = tree.cliques[home]
+        cells = None
+        if table.groups is not None:
+            numbers = torch.arange(table.values.numel(), device=table.values.device).reshape(table.values.shape)
+            cells = table.over_codes(numbers).reshape(-1)
+        return cls(
+            home,
+            (start, start + table.values.numel()),
+            sizes,
+            tuple(tree.sizes[a] if a in table.attributes else 1 for a in clique),
+            tuple(axis for axis, a in enumerate(clique) if a not in table.attributes),
+            cells,
+        )
+
+    def add_to(self, potential: torch.Tensor, theta: torch.Tensor) -> None:
+        """Add the table's factor to its clique's potential, in place."""
+        own = theta[slice(*self.span)]
+        potential += (own if self.cells is None else own.index_select(0, self.cells)).view(self.shape)
+
+    def sum_into(self, expected: torch.Tensor, marginal: torch.Tensor) -> None:
+        """Add up what the clique's marginal says of the table's cells."""
+        found = (marginal.sum(dim=self.summed) if self.summed else marginal).reshape(-1)
+        if self.cells is None:
+            expected[slice(*self.span)] = found
+        else:
+            expected[slice(*self.span)].scatter_add_(0, self.cells, found)
 
 
 def fit_potentials(
@@ -118,106 +177,102 @@ def fit_potentials(
     given: factors of the base measure beside the shares (structural zeros); each must lie in a clique.
     start: theta of the first tables, from an earlier fit.  until, advance: see `minimise`.
     """
-    homes = [tree.home(t.attributes) for t in tables]
-    fixed = [base[0].new_zeros([tree.sizes[a] for a in clique]) for clique in tree.cliques]
-    for a, log_share in enumerate(base):
-        i = tree.home((a,))
-        fixed[i] = fixed[i] + _expand(log_share, (a,), tree.cliques[i])
-    for factor in given:
-        i = tree.home(factor.attributes)
-        log_weights = torch.from_numpy(factor.log_weights).to(base[0].device)
-        fixed[i] = fixed[i] + _expand(log_weights, factor.attributes, tree.cliques[i])
+    fixed = _fixed(tree, base, given)
+    measured, sigma = (
+        _flat([t.values for t in tables], base[0]),
+        _flat([t.sigma.expand(t.values.shape) for t in tables], base[0]),
+    )
+    ends = [0, *itertools.accumulate(t.values.numel() for t in tables)]
+    placed = [_Placed.of(table, tree, first) for table, first in zip(tables, ends, strict=False)]
+    penalty = regularisation * sigma**2
     # Preconditioner: the dual's curvature in a cell is about lambda sigma^2 + the cell's count.
-    scales = [(regularisation * t.sigma**2 + t.values.clamp(min=1.0)).rsqrt() for t in tables]
-    weights = [torch.zeros_like(s) for s in scales]
-    for weight, scale, theta in zip(weights, scales, start, strict=False):
-        weight.copy_(theta / scale)
-    for weight in weights:
-        weight.requires_grad_()
+    scale = (penalty + measured.clamp(min=1.0)).rsqrt()
 
-    def potentials() -> list[torch.Tensor]:
-        out = list(fixed)
-        for table, home, scale, weight in zip(tables, homes, scales, weights, strict=True):
-            factor = table.over_codes(scale * weight)
-            out[home] = out[home] + _expand(factor, table.attributes, tree.cliques[home])
+    def potentials(theta: torch.Tensor) -> list[torch.Tensor]:
+        out = [potential.clone() for potential in fixed]
+        for table in placed:
+            table.add_to(out[table.home], theta)
         return out
 
-    def objective() -> torch.Tensor:
-        value = n_units * log_partition(tree, potentials())
-        for table, scale, weight in zip(tables, scales, weights, strict=True):
-            theta = scale * weight
-            value = value - (theta * table.values).sum() + 0.5 * regularisation * ((table.sigma * theta) ** 2).sum()
-        return value / n_units
+    def objective(weight: torch.Tensor) -> tuple[float, torch.Tensor]:
+        theta, expected = scale * weight, torch.zeros_like(measured)
+        log_z, marginals = _log_partition_and_marginals(tree, potentials(theta))
+        for table in placed:
+            table.sum_into(expected, marginals[table.home])
+        pull = penalty * theta
+        value = n_units * log_z + (theta * (0.5 * pull - measured)).sum()
+        return float(value) / n_units, scale * (n_units * expected - measured + pull) / n_units
 
-    if tables:
-        with one_thread():
-            _minimise(objective, weights, iterations, until, advance)
-    with torch.no_grad():
-        fitted = potentials()
+    weight = torch.zeros_like(scale)
+    for theta, (i, j) in zip(start, itertools.pairwise(ends), strict=False):
+        weight[i:j] = theta.reshape(-1) / scale[i:j]
+    with one_thread():
+        if tables:
+            weight = minimise(objective, weight, iterations, until=until, advance=advance)
+        fitted = potentials(scale * weight)
         fitted[0] = fitted[0] - log_partition(tree, fitted)
-        thetas = [scale * weight for scale, weight in zip(scales, weights, strict=True)]
+    thetas = [
+        (scale * weight)[i:j].reshape(t.values.shape)
+        for t, (i, j) in zip(tables, itertools.pairwise(ends), strict=True)
+    ]
     return fitted, thetas
 
 
-def _minimise(
-    objective: Callable[[], torch.Tensor],
-    weights: list[torch.Tensor],
-    iterations: int,
-    until: float,
-    advance: Advance,
-) -> None:
-    def closure() -> torch.Tensor:
-        for weight in weights:
-            weight.grad = None
-        value = objective()
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+def _fixed(tree: JunctionTree, base: Sequence[torch.Tensor], given: Sequence[Given]) -> list[torch.Tensor]:
+    """Clique potentials of the base measure."""
+    out = [base[0].new_zeros([tree.sizes[a] for a in clique]) for clique in tree.cliques]
+    for a, log_share in enumerate(base):
+        i = tree.home((a,))
+        out[i] += _expand(log_share, (a,), tree.cliques[i])
+    for factor in given:
+        i = tree.home(factor.attributes)
+        log_weights = torch.from_numpy(factor.log_weights).to(base[0].device)
+        out[i] += _expand(log_weights, factor.attributes, tree.cliques[i])
+    return out
 
-    minimise(closure, weights, iterations, until=until, advance=advance)
+
+def _flat(tensors: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    return torch.cat([like.new_zeros(0), *(t.reshape(-1) for t in tensors)])
 
 
 def minimise(
-    closure: Callable[[], torch.Tensor],
-    weights: list[torch.Tensor],
+    objective: Callable[[torch.Tensor], tuple[float, torch.Tensor]],
+    start: torch.Tensor,
     iterations: int,
     *,
     until: float = math.inf,
     advance: Advance = lambda n: None,
-) -> None:
-    """L-BFGS over `weights`, in place. closure: sets their gradients and returns the objective.
+) -> torch.Tensor:
+    """L-BFGS from `start`, a vector in float64: where it ends.
 
-    until: when to stop with the best weights so far, by `time.monotonic`, but not before LEAST_SWEEPS.  advance: told of
-    progress, `iterations` in all.
+    objective: the value and the gradient at a vector.  until: when to stop with the best vector so far, by `time.monotonic`, but
+    not before LEAST_SWEEPS.  advance: told of progress, `iterations` in all.
     """
-    optimiser = torch.optim.LBFGS(
-        weights,
-        max_iter=iterations,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-        tolerance_grad=1e-9,
-        tolerance_change=1e-12,
-    )
-    done, least, best = 0, math.inf, [w.detach().clone() for w in weights]
+    # torch.optim would load the compiler, which takes longer than most fits.
+    from scipy.optimize import minimize
 
-    def watched() -> torch.Tensor:
+    done, least, best = 0, math.inf, start.cpu().numpy()
+
+    def watched(x: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         nonlocal done, least, best
         if done >= LEAST_SWEEPS and time.monotonic() > until:
             raise _OutOfTime
-        value = closure()
+        value, gradient = objective(torch.from_numpy(x.copy()).to(start.device))
         done += 1
         if done <= iterations:
             advance(1)
-        if until < math.inf and (found := float(value.detach())) < least:
-            least, best = found, [w.detach().clone() for w in weights]
-        return value
+        if until < math.inf and value < least:
+            least, best = value, x.copy()
+        return value, gradient.cpu().numpy()
 
-    try:
-        optimiser.step(watched)  # type: ignore[no-untyped-call]
-    except _OutOfTime:
-        with torch.no_grad():
-            for weight, kept in zip(weights, best, strict=True):
-                weight.copy_(kept)
+    # It may look several times along a step, but hardly ever does.
+    with suppress(_OutOfTime):
+        best = minimize(
+            watched, best, jac=True, method="L-BFGS-B",
+            options={"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": HISTORY, "ftol": 1e-13, "gtol": 1e-9},
+        ).x  # fmt: skip
     advance(max(iterations - done, 0))
+    return torch.from_numpy(best).to(start.device)
 
 
 class _OutOfTime(Exception):  # no error: how a search is left that cannot be told to stop

@@ -116,7 +116,9 @@ def effective_size(logs: FloatArray) -> float:
 
 def systematic(rows: IntArray, logs: FloatArray, n: int, rng: np.random.Generator) -> IntArray:
     """Indices of n rows drawn by weight, along the sorted rows: rows that are alike share their rounding."""
-    ordered = np.lexsort(rows.T[::-1])
+    # Numbers that begin with their highest byte are in the order of their bytes: hundreds of columns are compared at once, and few in full.
+    keys = np.ascontiguousarray(rows, ">u4")
+    ordered = keys.view(np.dtype((np.void, keys.itemsize * keys.shape[1]))).ravel().argsort(kind="stable")
     weights = np.exp(logs - logs.max())[ordered]
     cumulative = np.cumsum(weights)
     quantiles = (np.arange(n) + rng.random()) / n * cumulative[-1]
@@ -156,34 +158,53 @@ class Conditionals:
                 self._own[factor.attributes[0]] = self._own[factor.attributes[0]] + factor.over_codes()
             else:
                 pairs[factor.attributes] = pairs.get(factor.attributes, 0.0) + factor.over_codes()
-        self._pairs = pairs
+        near: list[list[tuple[int, FloatArray]]] = [[] for _ in self.sizes]
+        for (a, b), table in sorted(pairs.items()):
+            near[a].append((b, table.T))
+            near[b].append((a, table))
+        self._near = [_Near.of(of, self.sizes) for of in near]
 
     def sweep(self, rows: IntArray, rng: np.random.Generator, evidence: Mapping[int, FloatArray]) -> IntArray:
         """The rows with every column drawn anew, one after the other: leaves the model's distribution as it is.
 
         evidence: log weight of each code, by column.
         """
-        rows = rows.copy()
+        codes = torch.from_numpy(np.ascontiguousarray(rows.T, np.int32))
         with torch.no_grad():
             for a in rng.permutation(len(self.sizes)).tolist():
-                self._draw(a, rows, rng, self._own[a] + evidence.get(a, 0.0))
-        return rows
+                own = torch.from_numpy((self._own[a] + evidence.get(a, 0.0)).astype(np.float32))
+                for part in torch.split(codes, _CHUNK, dim=1):
+                    part[a] = self._drawn(a, part, rng, own)
+        return codes.T.numpy().astype(np.int64)
 
-    def _draw(self, a: int, rows: IntArray, rng: np.random.Generator, own: FloatArray) -> None:
-        others = [b for b in range(len(self.sizes)) if (min(a, b), max(a, b)) in self._pairs]
-        factors = [self._pairs[a, b].T if a < b else self._pairs[b, a] for b in others]
-        first = np.cumsum([0, *(self.sizes[b] for b in others)])[:-1]
-        table = torch.from_numpy(np.concatenate(factors).astype(np.float32)) if factors else None
-        alone = torch.from_numpy(own.astype(np.float32))
-        for start in range(0, len(rows), _CHUNK):
-            part = rows[start : start + _CHUNK]
-            logs = alone.expand(len(part), -1)
-            if table is not None:
-                places = torch.from_numpy((part[:, others] + first).astype(np.int32))
-                logs = logs + torch.nn.functional.embedding_bag(places, table, mode="sum")
-            cumulative = torch.softmax(logs, dim=1).cumsum(dim=1)
-            quantile = torch.from_numpy(rng.random((len(part), 1), dtype=np.float32)) * cumulative[:, -1:]
-            part[:, a] = (cumulative <= quantile).sum(dim=1).clamp(max=self.sizes[a] - 1).numpy()
+    def _drawn(self, a: int, codes: torch.Tensor, rng: np.random.Generator, own: torch.Tensor) -> torch.Tensor:
+        """Codes of column a given the others, shape (rows,). codes: shape (columns, rows)."""
+        logs = own.expand(codes.shape[1], -1)
+        near = self._near[a]
+        if near is not None:
+            places = (codes[near.columns] + near.first[:, None]).T.contiguous()
+            logs = logs + torch.nn.functional.embedding_bag(places, near.table, mode="sum")
+        cumulative = torch.softmax(logs, dim=1).cumsum(dim=1)
+        quantile = torch.from_numpy(rng.random((codes.shape[1], 1), dtype=np.float32)) * cumulative[:, -1:]
+        return torch.searchsorted(cumulative, quantile, right=True)[:, 0].clamp(max=self.sizes[a] - 1).int()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Near:
+    """The columns that share factors with one, what their codes begin at in a common table, and that: shape (codes of all, codes of the one)."""
+
+    columns: torch.Tensor
+    first: torch.Tensor
+    table: torch.Tensor
+
+    @classmethod
+    def of(cls, near: Sequence[tuple[int, FloatArray]], sizes: Sequence[int]) -> _Near | None:
+        if not near:
+            return None
+        columns = [b for b, _ in near]
+        first = np.cumsum([0, *(sizes[b] for b in columns)])[:-1]
+        table = np.concatenate([factor for _, factor in near]).astype(np.float32)
+        return cls(torch.tensor(columns), torch.from_numpy(first.astype(np.int32)), torch.from_numpy(table))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -236,43 +257,40 @@ class Dual:
         other.  until, advance: see `inference.minimise`.
         """
         columns, lane = Columns(rows), torch.arange(len(rows)) % _LANES
-        cells = [torch.add(f.cells(columns), lane, alpha=f.theta.size) for f in self.factors]
-        spans = list(zip(cells, self.spans, strict=True))
+        # A cell's lanes stand side by side.
+        cells = [torch.add(lane, f.cells(columns), alpha=_LANES) for f in self.factors]
+        spans = [(places, slice(_LANES * i, _LANES * j)) for places, (i, j) in zip(cells, self.spans, strict=True)]
         n, before = self.n_units, self.theta
         measured = torch.cat([t.values.cpu().double().reshape(-1) for t in self.tables])
         sigma = torch.cat([t.sigma.cpu().double().expand(t.values.shape).reshape(-1) for t in self.tables])
         penalty = self.regularisation * sigma**2
         scale = (penalty + measured.clamp(min=1.0)).rsqrt()
-        weight = torch.zeros_like(measured).requires_grad_()
         start = torch.from_numpy(logs - logs.max())
         start = start - torch.logsumexp(start, 0)
 
         def logs_of(move: torch.Tensor) -> torch.Tensor:
-            out = start.clone()
-            for places, (i, j) in spans:
-                out += move[i:j].repeat(_LANES).index_select(0, places)  # a third of what move[places] takes
+            out, lanes = start.clone(), move.repeat_interleave(_LANES)
+            for places, span in spans:
+                out += lanes[span].index_select(0, places)  # a third of what lanes[span][places] takes
             return out
 
-        def closure() -> torch.Tensor:
-            with torch.no_grad():
-                move = scale * weight
-                now = logs_of(move)
-                log_mean = torch.logsumexp(now, 0)
-                shares = torch.exp(now - log_mean)
-                expected = torch.zeros_like(measured)
-                for places, (i, j) in spans:
-                    lanes = measured.new_zeros(_LANES * (j - i)).scatter_add_(0, places, shares)
-                    expected[i:j] = lanes.view(_LANES, -1).sum(0)
-                theta = before + move
-                weight.grad = scale * (n * expected - measured + penalty * (theta + step * move)) / n
-                ridge = 0.5 * (penalty * (theta**2 + step * move**2)).sum()
-                value: torch.Tensor = (n * log_mean - (move * measured).sum() + ridge) / n
-            return value
+        def objective(weight: torch.Tensor) -> tuple[float, torch.Tensor]:
+            move = scale * weight
+            now = logs_of(move)
+            log_mean = torch.logsumexp(now, 0)
+            shares = torch.exp(now - log_mean)
+            lanes = measured.new_zeros(_LANES * len(measured))
+            for places, span in spans:
+                lanes[span].scatter_add_(0, places, shares)
+            expected = lanes.view(-1, _LANES).sum(1)
+            theta = before + move
+            gradient = scale * (n * expected - measured + penalty * (theta + step * move)) / n
+            ridge = 0.5 * (penalty * (theta**2 + step * move**2)).sum()
+            return float(n * log_mean - (move * measured).sum() + ridge) / n, gradient
 
-        with one_thread():
-            minimise(closure, [weight], iterations, until=until, advance=advance)
-        move = (scale * weight).detach()
-        return replace(self, theta=before + move), logs_of(move).numpy()
+        with one_thread(), torch.no_grad():
+            move = scale * minimise(objective, torch.zeros_like(measured), iterations, until=until, advance=advance)
+            return replace(self, theta=before + move), logs_of(move).numpy()
 
 
 def fit_tilt(

@@ -61,32 +61,31 @@ def test_the_clock_stands_still_while_rows_are_counted() -> None:
     assert late.left < 0 and late.until() <= time.monotonic()
 
 
-def valley(weight: torch.Tensor, pause: float = 0.0, seen: list[float] | None = None):  # type: ignore[no-untyped-def]
+def valley(pause: float = 0.0, seen: list[float] | None = None):  # type: ignore[no-untyped-def]
     """A badly scaled objective, which takes L-BFGS many steps."""
-    scale = torch.logspace(0, 5, len(weight), dtype=torch.float64)
 
-    def closure() -> torch.Tensor:
+    def objective(at: torch.Tensor) -> tuple[float, torch.Tensor]:
         time.sleep(pause)
-        weight.grad = None
+        weight = at.clone().requires_grad_()
+        scale = torch.logspace(0, 5, len(weight), dtype=torch.float64)
         value = (scale * (weight - 1) ** 2).sum() + ((weight[1:] - weight[:-1] ** 2) ** 4).sum()
         value.backward()
         if seen is not None:
             seen.append(float(value.detach()))
-        return value
+        return float(value.detach()), weight.grad
 
-    return closure
+    return objective
 
 
 def test_a_search_stops_in_time_with_the_best_it_saw_and_tells_of_every_step() -> None:
-    weight, seen, told = torch.zeros(60, dtype=torch.float64).requires_grad_(), [], []
-    closure = valley(weight, pause=0.002, seen=seen)
-    minimise(closure, [weight], 10_000, until=time.monotonic() + 0.15, advance=told.append)
+    start, seen, told = torch.zeros(60, dtype=torch.float64), [], []
+    found = minimise(valley(0.002, seen), start, 10_000, until=time.monotonic() + 0.15, advance=told.append)
     assert LEAST_SWEEPS <= len(seen) < 150 and sum(told) == 10_000
-    assert float(closure().detach()) == min(seen[:-1])
+    assert valley()(found)[0] == min(seen)
     short: list[float] = []
-    other = torch.zeros(60, dtype=torch.float64).requires_grad_()
-    minimise(valley(other, seen=short), [other], 10_000, until=time.monotonic() - 1)
+    minimise(valley(seen=short), start, 10_000, until=time.monotonic() - 1)
     assert len(short) == LEAST_SWEEPS and min(short) < short[0]
+    assert not start.any()
 
 
 def fitted(model: Marginals, path: Path, n: int = 6000) -> dpsynth.Synthesizer:
