@@ -47,3 +47,17 @@ def test_the_command_line_helps_within_a_second() -> None:
     names, seconds = loaded_by(call + "try: main()\nexcept SystemExit as done: assert not done.code, done.code")
     assert not names & (HEAVY | MEDIUM)
     assert seconds < 1
+
+
+def test_a_fit_does_not_load_torchs_compiler() -> None:
+    fit = (
+        "import dpsynth, tempfile\nimport numpy as np, pandas as pd\n"
+        "table = pd.DataFrame(np.random.default_rng(0).integers(0, 4, (500, 4)).astype(str)).add_prefix('c')\n"
+        "schema = dpsynth.Schema(dpsynth.Column(c, 'categorical', categories=tuple('0123')) for c in table)\n"
+        "synth = dpsynth.fit(table, epsilon=1.0, schema=schema, progress=False, ledger=tempfile.mkdtemp() + '/l.db')\n"
+        "assert len(synth.sample(10)) == 10\n"
+    )
+    names, _ = loaded_by(
+        fit + "names = [name for name in sys.modules if name.startswith('torch._dynamo')]\nassert not names"
+    )
+    assert "torch" in names and "presidio_analyzer" not in names

@@ -22,6 +22,7 @@ from dpsynth.models.marginals.tilt import (
     factor_of,
     fit_tilt,
     resample,
+    systematic,
 )
 from dpsynth.models.marginals.tilted import Draws, TiltedField
 from dpsynth.privacy.errors import ModelError
@@ -152,6 +153,15 @@ def test_coarse_tables_bind_sums_of_codes_alone() -> None:
     spread = factor_of(coarse, theta, SIZES).over_codes()
     assert np.array_equal(spread, [[1, 2, 2], [1, 2, 2], [3, 4, 4]])
     assert np.array_equal(coarse.over_codes(theta).numpy(), spread)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 300])
+def test_systematic_resampling_goes_along_the_sorted_rows(columns: int) -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.integers(0, 70_000 if columns == 3 else 300, (200, columns))
+    rows[100:150] = rows[:50]
+    drawn = rows[systematic(rows, np.zeros(len(rows)), len(rows), rng)].tolist()
+    assert drawn == sorted(rows.tolist())
 
 
 def test_systematic_resampling_is_even() -> None:
