@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,13 +73,14 @@ def by_base(
     writer = Writer(lm, encode(prefix).input_ids, lexicon)
     times = _BYTES if lm.bytewise else 1
     generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
+    nudge_for = cache(partial(nudge_of, lm))  # the same words are asked for in thousands of texts
 
     def write(asked: Sequence[Ask]) -> Iterator[Draft]:
         tasks = []
         for ask in asked:
             suffix = tuple(encode(ask.prompt, add_special_tokens=False).input_ids)
             most = max(1, min(times * ask.most, writer.room - len(suffix)))
-            tasks.append(Task(suffix=suffix, nudges=tuple(nudge_of(lm, w) for w in ask.words), most=most))
+            tasks.append(Task(suffix=suffix, nudges=tuple(map(nudge_for, ask.words)), most=most))
         for task, draft in zip(tasks, writer.write(tasks, sampling, nudge, generator, batch, written), strict=True):
             text = encode.decode(draft.tokens)
             yield Draft(text, len(draft.tokens) < task.most, draft.nats / max(len(text.encode()), 1))
