@@ -27,7 +27,7 @@ from dpsynth.models.language import pretrained
 from dpsynth.models.language.judges import Fluency
 
 # Texts of which a language model says how fluent they are: it differs from text to text, and of a few hundred by some per cent.
-JUDGED = 600
+JUDGED = 1000
 SAID = {
     "card lost": [
         "I lost my card",

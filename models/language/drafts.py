@@ -12,7 +12,7 @@ import numpy as np
 
 from dpsynth.models.language.pretrained import load_embedder
 from dpsynth.models.language.words import embedder_words
-from dpsynth.privacy.source import FloatArray, IntArray
+from dpsynth.privacy.source import IntArray
 
 if TYPE_CHECKING:
     from dpsynth.models.language.decoding import Sampling
@@ -34,7 +34,8 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A text as it was written. ended: whether it came to its end by itself.  odd: nats a byte that the writer finds it unlikely by."""
+    """A text as it was written. ended: whether it came to its end by itself.  odd: nats a byte that the writer, after its prompt, finds it
+    unlikely by."""
 
     text: str
     ended: bool
@@ -47,15 +48,14 @@ Author = Callable[[Sequence[Ask]], Iterator[Draft]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drafts:
-    """Texts to choose among, the group that each was written for, and how odd each is: nats a byte."""
+    """Texts to choose among, and the group that each was written for."""
 
     texts: list[str]
     made_for: IntArray
-    odd: FloatArray
 
     def only(self, kept: IntArray) -> Drafts:
         """Those of these numbers."""
-        return Drafts([self.texts[i] for i in kept], self.made_for[kept], self.odd[kept])
+        return Drafts([self.texts[i] for i in kept], self.made_for[kept])
 
 
 def by_base(
@@ -88,18 +88,12 @@ def by_base(
     return write
 
 
-def by_teacher(
-    teacher: Teacher, prefix: str, rng: np.random.Generator, written: Callable[[int], None], base: str | None
-) -> Author:
-    """A teacher, text by text.  base: the language model that says how odd each is, if anybody asks."""
-    from dpsynth.models.language.judges import Fluency
+def by_teacher(teacher: Teacher, prefix: str, rng: np.random.Generator, written: Callable[[int], None]) -> Author:
+    """A teacher, text by text."""
 
     def write(asked: Sequence[Ask]) -> Iterator[Draft]:
         prompts, most = [prefix + ask.prompt for ask in asked], [ask.most for ask in asked]
-        found = teacher.write(prompts, most, int(rng.integers(2**31)), written)
-        texts = [text for text, _ in found]
-        odd = np.zeros(len(found)) if base is None else -Fluency(model=base).score(texts, [""] * len(texts))
-        for (text, ended), unlikely in zip(found, odd.tolist(), strict=True):
-            yield Draft(text, ended, unlikely)
+        for text, ended in teacher.write(prompts, most, int(rng.integers(2**31)), written):
+            yield Draft(text, ended)
 
     return write

@@ -90,7 +90,7 @@ class Language:
     examples: tuple[tuple[str, tuple[str, ...], str], ...] = ()
     words: int = 4
     nudge: float = 4.0
-    temperature: float = 0.95
+    temperature: float = 0.8
     top_k: int = 60
     top_p: float = 0.95
     overdraw: float = 4.0

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from dpsynth.models.language.pretrained import LanguageModel
 
-# Texts that go through a model at a time, and of each the tokens and characters that are read.
-_BATCH, _TOKENS, _CHARACTERS = 16, 512, 1000
+# Tokens that go through a model at a time, of which these have logits at once; and of each text those, or characters, that are read.
+_BATCH, _FORETOLD, _TOKENS, _CHARACTERS = 2048, 64, 512, 1000
 # Added to the count of each word of a label: one that it was not seen with is unlikely, not impossible.
 _SMOOTHING = 0.1
 _YES, _NO = ("Yes", " Yes", "yes", " yes"), ("No", " No", "no", " no")
@@ -176,7 +176,7 @@ class Agreement:
 class Fluency:
     """Likes texts that a language model finds likely, read without their prompt: minus nats a byte.
 
-    model: as `Language.base`.  `Language.fluent` is much the same rule by the base model, which had read the prompt and costs nothing more.
+    model: as `Language.base`.  `Language.fluent` is the same rule by the base model.
     """
 
     model: str = pretrained.DEFAULT
@@ -361,11 +361,13 @@ def _log_likelihood(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
 
     ids, mask = _padded(rows)
     hidden = lm.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-    out = []
-    for states, row, length in zip(hidden, ids, mask.sum(1).tolist(), strict=True):
-        logits = lm.model.get_output_embeddings()(states[: length - 1]).float()
-        out.append(logits.log_softmax(1).gather(1, row[1:length, None]).sum())
-    return torch.stack(out)
+    out = hidden.new_zeros(ids.shape, dtype=torch.float32)
+    row, place = mask[:, 1:].nonzero(as_tuple=True)  # of the tokens that are foretold, less one
+    for some_rows, some in zip(row.split(_FORETOLD), place.split(_FORETOLD), strict=True):
+        logits = lm.model.get_output_embeddings()(hidden[some_rows, some]).float()
+        said = logits.gather(1, ids[some_rows, some + 1, None])[:, 0]
+        out[some_rows, some] = said - logits.logsumexp(1)
+    return out.sum(1)
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -385,9 +387,10 @@ def _by_batches(lengths: Sequence[int], of: Callable[[list[int]], Tensor]) -> Fl
     import torch
 
     out = np.zeros(len(lengths))
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     with torch.inference_mode():
-        for start in range(0, len(order), _BATCH):
-            places = order[start : start + _BATCH]
+        while order:
+            at_once = max(1, _BATCH // max(lengths[order[0]], 1))
+            places, order = order[:at_once], order[at_once:]
             out[places] = of(places).double().cpu().numpy()
     return out

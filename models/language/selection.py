@@ -67,15 +67,6 @@ def fit_of(guide: Guide, along: npt.NDArray[np.float32]) -> FloatArray:
     return near
 
 
-def fluent(made_for: IntArray, odd: FloatArray, share: float) -> IntArray:
-    """Numbers of the texts that are left when of each group's all but this share, those that are least odd, are taken away."""
-    kept = []
-    for group in np.unique(made_for):
-        own = np.flatnonzero(made_for == group)
-        kept.append(own[np.argsort(odd[own], kind="stable")[: math.ceil(share * len(own))]])
-    return np.sort(np.concatenate(kept))
-
-
 def first(wanted: IntArray, made_for: IntArray) -> IntArray:
     """For each wanted text the number of the next that was written for its group, shape (wanted,); where these are too few, they come
     again, and where there are none, any text will do."""

@@ -14,7 +14,7 @@ from dpsynth.models.language import pretrained, selection
 from dpsynth.models.language.drafts import Ask, Author, Drafts, by_base, by_teacher
 from dpsynth.models.language.embedding import embed
 from dpsynth.models.language.guide import Guide
-from dpsynth.models.language.judges import Judge, Teacher, from_json, marks_of, to_json
+from dpsynth.models.language.judges import Fluency, Judge, Teacher, from_json, marks_of, to_json
 from dpsynth.models.language.leaves import LeafCells
 from dpsynth.models.language.pretrained import LanguageModel
 from dpsynth.models.language.prompt import Prompt, some_words
@@ -185,7 +185,9 @@ class TextWriter:
             return min(max(keep, n / len(drafts.texts)), 1.0)  # enough of them that none is used twice
 
         if self.writing.select and self.writing.fluent < 1:
-            drafts = drafts.only(selection.fluent(drafts.made_for, drafts.odd, share(self.writing.fluent)))
+            # Not what the writer thought of a text as it wrote it: it had read the words that it was to use, and finds them likely.
+            marks = Fluency(model=self.writing.base).score(drafts.texts, [""] * len(drafts.texts))
+            drafts = drafts.only(selection.best(drafts.made_for, marks, share(self.writing.fluent)))
             counted("fluency", len(drafts.texts))
         names = self.guide.groups.names()
         for judge in self.writing.judges:
@@ -229,7 +231,6 @@ class TextWriter:
         shares = shares / shares.sum() if shares.sum() > 0 else np.full(SIZE, 1 / SIZE)
         texts: list[str] = []
         made_for: list[int] = []
-        odd: list[float] = []
         tried = 0
         for _ in range(_ROUNDS):
             lacking = round(times * len(wanted)) - len(texts)
@@ -248,20 +249,18 @@ class TextWriter:
                 if text is not None:
                     texts.append(text)
                     made_for.append(group)
-                    odd.append(draft.odd)
         counted("written", tried)
         counted("public rules", len(texts))
         if not texts:
             raise ModelError("the language model wrote nothing that passes the public rules")
-        return Drafts(texts, np.array(made_for, np.int64), np.array(odd))
+        return Drafts(texts, np.array(made_for, np.int64))
 
     def _author(self, prefix: str, rng: np.random.Generator, written: Callable[[int], None]) -> Author:
         """Who writes: the teacher, if there is one."""
         writing = self.writing
         if writing.teacher is not None:
             writing.teacher.require()
-            base = writing.base if writing.select and writing.fluent < 1 else None
-            return by_teacher(writing.teacher, prefix, rng, written, base)
+            return by_teacher(writing.teacher, prefix, rng, written)
         from dpsynth.models.language.decoding import Sampling
 
         sampling = Sampling(temperature=writing.temperature, top_k=writing.top_k, top_p=writing.top_p)

@@ -10,7 +10,7 @@ import pytest
 from dpsynth.encode.cells import LabelCells
 from dpsynth.models.language.embedding import Projection
 from dpsynth.models.language.guide import Groups, Guide
-from dpsynth.models.language.selection import chosen, cleaned, first, fluent
+from dpsynth.models.language.selection import chosen, cleaned, first
 from dpsynth.models.language.shapes import SIZE, ShapeOf, shape_of
 
 
@@ -109,12 +109,6 @@ def test_a_group_without_texts_of_its_own_takes_the_nearest() -> None:
     assert taken.tolist() == [1]
     everything = chosen(np.array([4, 4, 0, 0]), np.zeros(3, np.int64), texts, places, of, np.random.default_rng(0))
     assert sorted(set(everything.tolist())) == [0, 1, 2]
-
-
-def test_the_oddest_of_each_group_are_taken_away() -> None:
-    kept = fluent(np.array([0, 1, 0, 1, 0, 0, 2]), np.array([1.0, 9, 5, 8, 2, 3, 99]), 0.5)
-    assert kept.tolist() == [0, 3, 4, 6]
-    assert fluent(np.array([0, 0]), np.array([1.0, 2.0]), 1.0).tolist() == [0, 1]
 
 
 def test_without_a_choice_each_row_gets_a_text_of_its_own_group() -> None:
