@@ -74,8 +74,8 @@ class Language:
     words: bought words in a prompt, at most.  nudge: added to the logit of each until it has occurred; 3 is fluent, 5 faithful.
     temperature, top_k, top_p: of the sampling.  overdraw: texts written for each that is kept.
     select: choose among them so that their means come near those that were bought; without, the first that pass the public rules are taken.
-    fluent: share of each group's texts that are chosen among, those that the base model by itself finds least odd; more where too few
-    would be left.
+    fluent: share of each group's texts that are chosen among, those that the base model, which is not shown their prompts, finds likeliest;
+    more where too few would be left.
     dimensions: axes of the embeddings that are bought.  batch: texts at a time.
     table: the model of the other columns.
     judges: of `dpsynth.models.language.judges`, which one after another take texts away before the choice; public models and rules, which see

@@ -361,9 +361,9 @@ def _log_likelihood(lm: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
 
     ids, mask = _padded(rows)
     hidden = lm.model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
-    out = hidden.new_zeros(ids.shape, dtype=torch.float32)
+    out: Tensor = hidden.new_zeros(ids.shape, dtype=torch.float32)
     row, place = mask[:, 1:].nonzero(as_tuple=True)  # of the tokens that are foretold, less one
-    for some_rows, some in zip(row.split(_FORETOLD), place.split(_FORETOLD), strict=True):
+    for some_rows, some in zip(torch.split(row, _FORETOLD), torch.split(place, _FORETOLD), strict=True):
         logits = lm.model.get_output_embeddings()(hidden[some_rows, some]).float()
         said = logits.gather(1, ids[some_rows, some + 1, None])[:, 0]
         out[some_rows, some] = said - logits.logsumexp(1)
