@@ -126,6 +126,8 @@ def test_fluency_is_the_likelihood_of_each_text_alone(tiny: str) -> None:
         with torch.no_grad():
             mean = -lm.model(input_ids=ids, labels=ids).loss * (ids.shape[1] - 1)
         assert mark == pytest.approx(float(mean) / len(text.encode()), rel=1e-3)
+    many = Fluency(model=tiny).score(TEXTS * 100, [""] * 400)  # more than go through the model at once
+    assert many.reshape(100, 4) == pytest.approx(np.tile(found, (100, 1)), rel=1e-2)
 
 
 def test_instruct_tells_yes_from_no_by_the_next_token(tiny: str) -> None:
