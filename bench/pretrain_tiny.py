@@ -81,7 +81,7 @@ def texts_of(
 ) -> Iterator[dict[str, Any]]:
     """One batch of texts of a domain."""
     prompt = Prompt(subject=domain.subject, description=domain.description, examples=domain.examples)
-    author = by_base(lm, prompt.prefix(), Sampling(), NUDGE, BATCH, rng, lambda n: None)
+    author = by_base(lm, prompt.prefix(), Sampling(), NUDGE, BATCH, rng, lambda n: None, weigh=True)
     labels, asked = [], []
     for _ in range(BATCH):
         label = str(rng.choice(domain.labels))

@@ -67,10 +67,11 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A text that was written. nats: how unlikely the model by itself, without nudges, takes these tokens to be: -log p."""
+    """A text that was written. nats: how unlikely the model by itself, without nudges, takes these tokens to be, -log p; None where it was
+    not asked."""
 
     tokens: tuple[int, ...]
-    nats: float
+    nats: float | None
 
 
 class _Shared(Cache):
@@ -204,25 +205,25 @@ class Writer:
 
     def write(
         self, tasks: Sequence[Task], sampling: Sampling, nudge: float, generator: torch.Generator, batch: int,
-        written: Callable[[int], None] = lambda n: None,
+        written: Callable[[int], None] = lambda n: None, *, weigh: bool = False,
     ) -> list[Draft]:  # fmt: skip
         """Each text, up to a line's or the text's end. nudge: added to the logits of words that are still to occur; see `nudge_of`.
 
-        written: called with the number of texts that were finished since.
+        written: called with the number of texts that were finished since.  weigh: whether to say how unlikely each is.
         """
-        out: list[Draft] = [Draft((), 0.0)] * len(tasks)
+        out: list[Draft] = [Draft((), None)] * len(tasks)
         order = sorted(range(len(tasks)), key=lambda i: (tasks[i].most, len(tasks[i].suffix), i))
         with torch.inference_mode():
             for start in range(0, len(order), batch):
                 places = order[start : start + batch]
-                done = self._batch([tasks[i] for i in places], sampling, nudge, generator)
+                done = self._batch([tasks[i] for i in places], sampling, nudge, generator, weigh)
                 for place, draft in zip(places, done, strict=True):
                     out[place] = draft
                 written(len(places))
         return out
 
     def _batch(
-        self, tasks: Sequence[Task], sampling: Sampling, nudge: float, generator: torch.Generator
+        self, tasks: Sequence[Task], sampling: Sampling, nudge: float, generator: torch.Generator, weigh: bool
     ) -> list[Draft]:
         state, logits = self._begun([t.suffix for t in tasks], max(t.most for t in tasks))
         out: list[list[int]] = [[] for _ in tasks]
@@ -235,8 +236,8 @@ class Writer:
         ends, banned = (t.to(device) for t in _token_kinds(self.lm))
         nodes = torch.zeros(len(tasks), dtype=torch.long, device=device)  # of the lexicon
         while True:
-            logits = logits.float() + banned
-            total = logits.logsumexp(dim=1)
+            logits = logits.float().add_(banned)
+            total = logits.logsumexp(dim=1) if weigh else logits.new_zeros(len(rows))
             nudges.add_to(logits)
             if self._lexicon is not None:
                 logits.masked_fill_(self._lexicon.barred(nodes), _FAR_BELOW)
@@ -252,7 +253,7 @@ class Writer:
                     nats[row] += by
                 alive[i] = alive[i] and not over and len(out[row]) < tasks[row].most
             if not any(alive):
-                return [Draft(tuple(tokens), of) for tokens, of in zip(out, nats, strict=True)]
+                return [Draft(tuple(tokens), of if weigh else None) for tokens, of in zip(out, nats, strict=True)]
             if sum(alive) < _COMPACT_BELOW * len(alive):
                 kept = torch.tensor([i for i, a in enumerate(alive) if a], device=device)
                 rows, alive = [r for r, a in zip(rows, alive, strict=True) if a], [True] * len(kept)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -35,11 +34,11 @@ class Ask:
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A text as it was written. ended: whether it came to its end by itself.  odd: nats a byte that the writer, after its prompt, finds it
-    unlikely by."""
+    unlikely by, where it was asked."""
 
     text: str
     ended: bool
-    odd: float = math.nan
+    odd: float | None = None
 
 
 # Writes a text for each that is asked for.
@@ -60,9 +59,12 @@ class Drafts:
 
 def by_base(
     lm: LanguageModel, prefix: str, sampling: Sampling, nudge: float, batch: int, rng: np.random.Generator,
-    written: Callable[[int], None],
+    written: Callable[[int], None], *, weigh: bool = False,
 ) -> Author:  # fmt: skip
-    """The base model, after a prefix that all texts share. One of bytes writes whole words of the embedder's tokenizer alone."""
+    """The base model, after a prefix that all texts share. One of bytes writes whole words of the embedder's tokenizer alone.
+
+    weigh: whether to say how odd each text is.
+    """
     import torch
 
     from dpsynth.models.language.decoding import Task, Writer, nudge_of
@@ -81,9 +83,11 @@ def by_base(
             suffix = tuple(encode(ask.prompt, add_special_tokens=False).input_ids)
             most = max(1, min(times * ask.most, writer.room - len(suffix)))
             tasks.append(Task(suffix=suffix, nudges=tuple(map(nudge_for, ask.words)), most=most))
-        for task, draft in zip(tasks, writer.write(tasks, sampling, nudge, generator, batch, written), strict=True):
+        drafts = writer.write(tasks, sampling, nudge, generator, batch, written, weigh=weigh)
+        for task, draft in zip(tasks, drafts, strict=True):
             text = encode.decode(draft.tokens)
-            yield Draft(text, len(draft.tokens) < task.most, draft.nats / max(len(text.encode()), 1))
+            odd = None if draft.nats is None else draft.nats / max(len(text.encode()), 1)
+            yield Draft(text, len(draft.tokens) < task.most, odd)
 
     return write
 

@@ -149,9 +149,13 @@ def test_a_text_is_as_odd_as_the_model_finds_it_without_nudges(tiny: str) -> Non
     lm = with_float32(load_language_model(tiny, "cpu"))
     prefix = tuple(lm.tokenizer("Each has a label.").input_ids)
     tasks = [replace(task, nudges=(nudge_of(lm, "card"),)) for task in tasks_of(lm, (3, 12))]
-    for task, draft in zip(
-        tasks, Writer(lm, prefix).write(tasks, Sampling(), 6.0, torch.Generator().manual_seed(0), 4), strict=True
-    ):
+    writer = Writer(lm, prefix)
+    found, unasked = (
+        writer.write(tasks, Sampling(), 6.0, torch.Generator().manual_seed(0), 4, weigh=weigh)
+        for weigh in (True, False)
+    )
+    assert [d.tokens for d in found] == [d.tokens for d in unasked] and {d.nats for d in unasked} == {None}
+    for task, draft in zip(tasks, found, strict=True):
         ids = torch.tensor([[*prefix, *task.suffix, *draft.tokens]])
         with torch.inference_mode():
             logits = lm.model(input_ids=ids).logits[0, -1 - len(draft.tokens) : -1] + _token_kinds(lm)[1]
