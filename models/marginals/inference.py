@@ -17,24 +17,15 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from dpsynth.models.marginals.junction_tree import Clique, JunctionTree
+from dpsynth.models.marginals.minimise import Advance, minimise
 from dpsynth.models.marginals.zeros import Given
-
-# What is told how many steps of a stage are done.
-Advance = Callable[[int], None]
-# Sweeps that a fit makes however little time it has: a model that its measurements have reached.
-LEAST_SWEEPS = 10
-# Steps that L-BFGS remembers.
-HISTORY = 20
 
 
 @contextmanager
@@ -233,50 +224,6 @@ def _fixed(tree: JunctionTree, base: Sequence[torch.Tensor], given: Sequence[Giv
 
 def _flat(tensors: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
     return torch.cat([like.new_zeros(0), *(t.reshape(-1) for t in tensors)])
-
-
-def minimise(
-    objective: Callable[[torch.Tensor], tuple[float, torch.Tensor]],
-    start: torch.Tensor,
-    iterations: int,
-    *,
-    until: float = math.inf,
-    advance: Advance = lambda n: None,
-) -> torch.Tensor:
-    """L-BFGS from `start`, a vector in float64: where it ends.
-
-    objective: the value and the gradient at a vector.  until: when to stop with the best vector so far, by `time.monotonic`, but
-    not before LEAST_SWEEPS.  advance: told of progress, `iterations` in all.
-    """
-    # torch.optim would load the compiler, which takes longer than most fits.
-    from scipy.optimize import minimize
-
-    done, least, best = 0, math.inf, start.cpu().numpy()
-
-    def watched(x: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        nonlocal done, least, best
-        if done >= LEAST_SWEEPS and time.monotonic() > until:
-            raise _OutOfTime
-        value, gradient = objective(torch.from_numpy(x.copy()).to(start.device))
-        done += 1
-        if done <= iterations:
-            advance(1)
-        if until < math.inf and value < least:
-            least, best = value, x.copy()
-        return value, gradient.cpu().numpy()
-
-    # It may look several times along a step, but hardly ever does.
-    with suppress(_OutOfTime):
-        best = minimize(
-            watched, best, jac=True, method="L-BFGS-B",
-            options={"maxiter": iterations, "maxfun": 2 * iterations, "maxcor": HISTORY, "ftol": 1e-13, "gtol": 1e-9},
-        ).x  # fmt: skip
-    advance(max(iterations - done, 0))
-    return torch.from_numpy(best).to(start.device)
-
-
-class _OutOfTime(Exception):  # no error: how a search is left that cannot be told to stop
-    """Leaves a line search when time is up."""
 
 
 def default_regularisation(tables: Sequence[Table]) -> float:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from dpsynth.models.marginals.inference import Advance, Table, minimise, one_thread
+from dpsynth.models.marginals.inference import Table, one_thread
+from dpsynth.models.marginals.minimise import Advance, minimise
 from dpsynth.privacy.source import FloatArray, IntArray
 
 # Rows that stand for the model while it is fitted: as many as keep rows times tables at WORK, within these.
@@ -254,7 +255,7 @@ class Dual:
         """(the dual solved on these rows, their new log weights).
 
         logs: log weights by which `rows` stand for the model as it is.  step: a further ridge on the move, in multiples of the
-        other.  until, advance: see `inference.minimise`.
+        other.  until, advance: see `minimise`.
         """
         columns, lane = Columns(rows), torch.arange(len(rows)) % _LANES
         # A cell's lanes stand side by side.
@@ -306,7 +307,7 @@ def fit_tilt(
     """The dual solved on top of the tree's model, from which `rows` were drawn.
 
     base, tree: the tree's model as factors: log shares of each column, and its tables' thetas.  until: rounds that would not be
-    done by then are left out (see `inference.minimise`).  advance: told of SWEEPS steps in all.
+    done by then are left out (see `minimise`).  advance: told of SWEEPS steps in all.
     """
     for number, step in enumerate(STEPS):
         began = time.monotonic()

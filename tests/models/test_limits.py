@@ -14,8 +14,8 @@ import torch
 
 import dpsynth
 from dpsynth.models import Marginals
-from dpsynth.models.marginals.inference import LEAST_SWEEPS, minimise
 from dpsynth.models.marginals.limits import CELL_BYTES, LEAST_CELLS, LOADED, PLACE_BYTES, Clock, Limits
+from dpsynth.models.marginals.minimise import LEAST_SWEEPS, minimise
 from dpsynth.models.marginals.tilt import SWEEPS, WORK
 from dpsynth.models.marginals.tilted import AT_ONCE, TOUCHES, Draws, TiltedField
 from dpsynth.privacy.errors import ModelError
