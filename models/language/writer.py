@@ -184,17 +184,16 @@ class TextWriter:
         def share(keep: float) -> float:
             return min(max(keep, n / len(drafts.texts)), 1.0)  # enough of them that none is used twice
 
+        judges = [(judge.name, judge) for judge in self.writing.judges]
         if self.writing.select and self.writing.fluent < 1:
             # Not what the writer thought of a text as it wrote it: it had read the words that it was to use, and finds them likely.
-            marks = Fluency(model=self.writing.base).score(drafts.texts, [""] * len(drafts.texts))
-            drafts = drafts.only(selection.best(drafts.made_for, marks, share(self.writing.fluent)))
-            counted("fluency", len(drafts.texts))
+            judges.insert(0, ("fluency", Fluency(model=self.writing.base, keep=self.writing.fluent)))
         names = self.guide.groups.names()
-        for judge in self.writing.judges:
+        for name, judge in judges:
             judge.require()
             marks = marks_of(judge, drafts.texts, [names[group] for group in drafts.made_for])
             drafts = drafts.only(selection.best(drafts.made_for, marks, share(judge.keep)))
-            counted(judge.name, len(drafts.texts))
+            counted(name, len(drafts.texts))
             if not drafts.texts:
                 raise ModelError(f"the judge {judge.name!r} refused every text")
         return drafts

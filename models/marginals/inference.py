@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -104,21 +104,19 @@ def _expand(tensor: torch.Tensor, attributes: Clique, clique: Clique) -> torch.T
 class _Placed:
     """Where a table stands: its cells in theta, and its pair (or column) in the home clique.
 
-    span: first cell in theta and the one after the last.  sizes: of the attributes' codes.  shape: the same, of one dimension for each
-    attribute of the clique.  summed: the clique's axes that the table does not have.  cells: the table's cell of each combination of
+    span: first cell in theta and the one after the last.  shape: of the attributes' codes, 1 for the clique's others.  summed: the clique's axes that the table does not have.  cells: the table's cell of each combination of
     codes; None = its own.
     """
 
     home: int
     span: tuple[int, int]
-    sizes: tuple[int, ...]
     shape: tuple[int, ...]
     summed: tuple[int, ...]
     cells: torch.Tensor | None
 
     @classmethod
-    def of(cls, table: Table, tree: JunctionTree, start: int) -> _Placed:
-        home, sizes = tree.home(table.attributes), tuple(tree.sizes[a] for a in table.attributes)
+    def of(cls, table: Table, tree: JunctionTree, span: tuple[int, int]) -> _Placed:
+        home = tree.home(table.attributes)
         clique = tree.cliques[home]
         cells = None
         if table.groups is not None:
@@ -126,8 +124,7 @@ class _Placed:
             cells = table.over_codes(numbers).reshape(-1)
         return cls(
             home,
-            (start, start + table.values.numel()),
-            sizes,
+            span,
             tuple(tree.sizes[a] if a in table.attributes else 1 for a in clique),
             tuple(axis for axis, a in enumerate(clique) if a not in table.attributes),
             cells,
@@ -169,15 +166,9 @@ def fit_potentials(
     start: theta of the first tables, from an earlier fit.  until, advance: see `minimise`.
     """
     fixed = _fixed(tree, base, given)
-    measured, sigma = (
-        _flat([t.values for t in tables], base[0]),
-        _flat([t.sigma.expand(t.values.shape) for t in tables], base[0]),
-    )
-    ends = [0, *itertools.accumulate(t.values.numel() for t in tables)]
-    placed = [_Placed.of(table, tree, first) for table, first in zip(tables, ends, strict=False)]
-    penalty = regularisation * sigma**2
-    # Preconditioner: the dual's curvature in a cell is about lambda sigma^2 + the cell's count.
-    scale = (penalty + measured.clamp(min=1.0)).rsqrt()
+    measured, penalty, scale = laid_out(tables, regularisation, base[0])
+    spans = spans_of(tables)
+    placed = [_Placed.of(table, tree, span) for table, span in zip(tables, spans, strict=True)]
 
     def potentials(theta: torch.Tensor) -> list[torch.Tensor]:
         out = [potential.clone() for potential in fixed]
@@ -195,17 +186,14 @@ def fit_potentials(
         return float(value) / n_units, scale * (n_units * expected - measured + pull) / n_units
 
     weight = torch.zeros_like(scale)
-    for theta, (i, j) in zip(start, itertools.pairwise(ends), strict=False):
+    for theta, (i, j) in zip(start, spans, strict=False):
         weight[i:j] = theta.reshape(-1) / scale[i:j]
     with one_thread():
         if tables:
             weight = minimise(objective, weight, iterations, until=until, advance=advance)
         fitted = potentials(scale * weight)
         fitted[0] = fitted[0] - log_partition(tree, fitted)
-    thetas = [
-        (scale * weight)[i:j].reshape(t.values.shape)
-        for t, (i, j) in zip(tables, itertools.pairwise(ends), strict=True)
-    ]
+    thetas = [(scale * weight)[i:j].reshape(t.values.shape) for t, (i, j) in zip(tables, spans, strict=True)]
     return fitted, thetas
 
 
@@ -222,8 +210,25 @@ def _fixed(tree: JunctionTree, base: Sequence[torch.Tensor], given: Sequence[Giv
     return out
 
 
-def _flat(tensors: Sequence[torch.Tensor], like: torch.Tensor) -> torch.Tensor:
-    return torch.cat([like.new_zeros(0), *(t.reshape(-1) for t in tensors)])
+def spans_of(tables: Sequence[Table]) -> list[tuple[int, int]]:
+    """Where each table's cells begin and end when all lie one after the other."""
+    return list(itertools.pairwise([0, *itertools.accumulate(t.values.numel() for t in tables)]))
+
+
+def laid_out(
+    tables: Sequence[Table], regularisation: float, like: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(values, lambda sigma^2, preconditioner) of the dual's cells, tables one after the other; device and type as of `like`.
+
+    Preconditioner: the dual's curvature in a cell is about lambda sigma^2 + the cell's count.
+    """
+
+    def flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([like.new_zeros(0), *(t.to(like).reshape(-1) for t in tensors)])
+
+    measured = flat(t.values for t in tables)
+    penalty = regularisation * flat(t.sigma.expand(t.values.shape) for t in tables) ** 2
+    return measured, penalty, (penalty + measured.clamp(min=1.0)).rsqrt()
 
 
 def default_regularisation(tables: Sequence[Table]) -> float:

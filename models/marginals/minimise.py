@@ -86,10 +86,8 @@ class _Search:
                 long = step
             elif (here := float(direction @ gradient)) < _SLOPE * slope:
                 # To where the slope would end if it went on to fall as it did.
-                short, step = (
-                    step,
-                    step * min(max(slope / (slope - here), 2.0), _STRIDE) if slope < here else _STRIDE * step,
-                )
+                ahead = slope / (slope - here) if here > slope else math.inf
+                short, step = step, step * min(ahead, _STRIDE)
             else:
                 return step, after, gradient
             if long < math.inf:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from dpsynth.models.marginals.inference import Table, one_thread
+from dpsynth.models.marginals.inference import Table, laid_out, one_thread, spans_of
 from dpsynth.models.marginals.minimise import Advance, minimise
 from dpsynth.privacy.source import FloatArray, IntArray
 
@@ -239,8 +239,7 @@ class Dual:
     @property
     def spans(self) -> list[tuple[int, int]]:
         """Where each table's cells begin and end in theta."""
-        ends = np.cumsum([t.values.numel() for t in self.tables]).tolist()
-        return list(zip([0, *ends[:-1]], ends, strict=True))
+        return spans_of(self.tables)
 
     def solved(
         self,
@@ -262,10 +261,7 @@ class Dual:
         cells = [torch.add(lane, f.cells(columns), alpha=_LANES) for f in self.factors]
         spans = [(places, slice(_LANES * i, _LANES * j)) for places, (i, j) in zip(cells, self.spans, strict=True)]
         n, before = self.n_units, self.theta
-        measured = torch.cat([t.values.cpu().double().reshape(-1) for t in self.tables])
-        sigma = torch.cat([t.sigma.cpu().double().expand(t.values.shape).reshape(-1) for t in self.tables])
-        penalty = self.regularisation * sigma**2
-        scale = (penalty + measured.clamp(min=1.0)).rsqrt()
+        measured, penalty, scale = laid_out(self.tables, self.regularisation, before)
         start = torch.from_numpy(logs - logs.max())
         start = start - torch.logsumexp(start, 0)
 

@@ -88,6 +88,20 @@ def test_a_search_stops_in_time_with_the_best_it_saw_and_tells_of_every_step() -
     assert not start.any()
 
 
+def test_a_search_ends_at_the_minimum() -> None:
+    random = torch.Generator().manual_seed(0)
+    axes = torch.linalg.qr(torch.randn(40, 40, generator=random, dtype=torch.float64)).Q
+    curvature = axes @ torch.diag(torch.logspace(-2, 2, 40, dtype=torch.float64)) @ axes.T
+    lowest = torch.randn(40, generator=random, dtype=torch.float64)
+
+    def objective(at: torch.Tensor) -> tuple[float, torch.Tensor]:
+        pull = curvature @ (at - lowest)
+        return float((at - lowest) @ pull) / 2, pull
+
+    found = minimise(objective, torch.zeros(40, dtype=torch.float64), 1000)
+    assert torch.allclose(found, lowest, atol=1e-4)
+
+
 def fitted(model: Marginals, path: Path, n: int = 6000) -> dpsynth.Synthesizer:
     return dpsynth.fit(planted(n), epsilon=2.0, schema=SCHEMA, model=model, ledger=str(path), progress=False)
 
