@@ -36,6 +36,8 @@ from dpsynth.privacy.source import FloatArray, IntArray
 
 # Rows of the tree's model for each row that is wanted, and how many are wanted at once.
 PROPOSED, AT_ONCE, LEAST = 3, 60_000, 20_000
+# The fewest rows that whole counts are sought for: fewer would be those of the fullest cells, and rare values would be lost.
+WHOLE = 5_000
 # Parts that are drawn at a time, where a fit has no limit of memory: each takes about 16 bytes a row and table.
 MOST_THREADS = 4
 # A stage goes as far as leaves rows worth this share of them; there are no more stages than this.
@@ -95,7 +97,7 @@ class TiltedField:
         Rows of the (conditioned) tree are drawn by weight in as many stages as keep the weights even, with a Gibbs sweep
         between two stages (annealed importance sampling with resampling). Theta was found on other rows than these, so the
         weights of rows of the whole model are then fitted to the measured tables once more, and whole rows chosen so that the
-        tables of pairs keep their weighted counts.
+        tables of pairs keep their weighted counts. A few rows are drawn from so many (WHOLE), each as likely as the others.
         """
         at_once = self.draws.at_once
         sizes = [min(at_once, n - start) for start in range(0, n, at_once)]
@@ -115,9 +117,9 @@ class TiltedField:
             _, logs = self.dual.solved(rows, logs, step=0.0, iterations=self.draws.touches)
             logs = conditioned(logs, rows, self.columns, evidence)
         weights = np.exp(logs - logs.max(initial=-np.inf))
-        passes = PASSES * self.draws.touches // TOUCHES
-        chosen = swapped(systematic(rows, logs, n, rng), self._cells(rows), weights, rng, passes=passes)
-        return rng.permutation(rows[chosen])
+        passes, whole = PASSES * self.draws.touches // TOUCHES, max(n, min(WHOLE, proposed))
+        chosen = swapped(systematic(rows, logs, whole, rng), self._cells(rows), weights, rng, passes=passes)
+        return rng.permutation(resample(rows[chosen], np.zeros(whole), n, rng))
 
     def _cells(self, rows: IntArray) -> NDArray[np.int32]:
         """The cells of the tables whose counts whole rows should keep: of all pairs, or where these are many, of what was measured."""

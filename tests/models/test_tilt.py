@@ -115,6 +115,13 @@ def test_conditions_are_met_and_the_rest_follows(tilted: TiltedField) -> None:
     assert tilted.sample(0, rng=np.random.default_rng(0), evidence={}).shape == (0, 4)
 
 
+def test_a_few_rows_are_as_likely_as_in_a_whole_sample(tilted: TiltedField) -> None:
+    # The row that meets the tables best would be that of the fullest cells, time and again.
+    draws = [tilted.sample(1, rng=np.random.default_rng(seed), evidence={}) for seed in range(60)]
+    drawn, p = shares(np.concatenate(draws)), joint_of_truth()
+    assert max(np.abs(marginal(drawn, (a,)) - marginal(p, (a,))).sum() / 2 for a in range(4)) < 0.25
+
+
 def test_parts_of_a_long_draw_are_the_same_however_many_are_drawn_at_a_time(tilted: TiltedField) -> None:
     field = TiltedField(tilted.field, tilted.base, tilted.own, tilted.dual, Draws(at_once=5000, touches=5))
     before, drawn = torch.get_num_threads(), []
