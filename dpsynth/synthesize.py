@@ -260,7 +260,7 @@ def fit_rows(
         device=settings.device,
         progress=progress,
     )
-    writers = _writers(writing, table, domain, model, texts, settings.seed, for_texts, progress)
+    writers = _writers(writing, table, domain, model, texts, settings, for_texts, progress)
     progress.stage("measuring the gate")
     seed, drawn, reference, measured = _gate(table, domain, model, settings)
     progress.stage("booking")
@@ -374,16 +374,16 @@ def _writers(
     domain: Domain,
     model: TableModel,
     texts: Mapping[str, float],
-    seed: int,
+    settings: Settings,
     mu_squared: float,
     progress: Progress,
 ) -> tuple[TextModel, ...]:
-    """What writes the text columns. texts: see `texts_of`.  seed: public."""
+    """What writes the text columns. texts: see `texts_of`."""
     if generator is None or not texts:
         return ()
     targets = [c.name for c in domain.schema.columns if c.role == "target"]
     cells = generator.conditions_among(domain.codecs, texts, targets)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     codes, unit_ids = draw(domain, model, domain.n_rows, {}, rng)
     values = values_of(domain, model, codes, NO_CONDITIONS, rng)
     counts = np.bincount(
@@ -391,7 +391,9 @@ def _writers(
         weights=unit_weights(domain, unit_ids),
         minlength=math.prod(c.size for c in cells),
     ).astype(np.float64)
-    return generator.fit_texts(table, texts, cells, counts, mu_squared=mu_squared, progress=progress)
+    return generator.fit_texts(
+        table, texts, cells, counts, mu_squared=mu_squared, device=settings.device, progress=progress
+    )
 
 
 def _mechanism(

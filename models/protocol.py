@@ -159,12 +159,13 @@ class TextGenerator(Protocol):
         counts: FloatArray,
         *,
         mu_squared: float,
+        device: str,
         progress: Steps,
     ) -> tuple[TextModel, ...]:
         """Spend `mu_squared` on text columns.
 
         columns: share of the rows that have a text, by column.  cells: of the conditions.  counts: units in each of their combinations,
-        under DP, flat in C order.
+        under DP, flat in C order.  device: where a model is trained.
         """
 
 

@@ -231,6 +231,7 @@ class Language:
         counts: FloatArray,
         *,
         mu_squared: float,
+        device: str,
         progress: Steps,
     ) -> tuple[TextWriter, ...]:
         """Spend `mu_squared` on text columns, equally. See `TextGenerator`."""
@@ -252,7 +253,7 @@ class Language:
         parts: list[dict[str, Any]] = [
             {"guide": guide, "writing": self._writing(), "sha256": digest} for guide in guides
         ]
-        adapter = self._tuned(table, guides, vocabulary, float(counts.sum()), progress)
+        adapter = self._tuned(table, guides, vocabulary, float(counts.sum()), device, progress)
         if adapter is None:
             return tuple(TextWriter(**part) for part in parts)
         from dpsynth.models.language.tuned import TunedWriter
@@ -265,6 +266,7 @@ class Language:
         guides: Sequence[Guide],
         vocabulary: tuple[str, ...],
         n_units: float,
+        device: str,
         progress: Steps,
     ) -> Adapter | None:
         """Updates of the language model, trained on all text columns together; None where no training was reserved."""
@@ -276,7 +278,6 @@ class Language:
                 phases.append((with_units(plan, part.share * n_units), part))
         if not phases:
             return None
-        device = pretrained.fast_device()
         lm = pretrained.own_language_model(self.base, device)
         prompts = [tuned_prompt(prompt_of(g.groups.cells, self.description, ()), g.column) for g in guides]
         reading = Reading.of(lm, prompts, groups, vocabulary, self.words, self.tuning.max_tokens)

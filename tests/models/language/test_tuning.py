@@ -308,15 +308,22 @@ needs_embedder = pytest.mark.skipif(
 @pytest.mark.slow
 @needs_embedder
 @pytest.mark.usefixtures("few_salads")
-def test_from_rows_to_a_saved_model_and_back(tiny: str, tmp_path: Path) -> None:
-    chosen = replace(
-        settings(tiny), generator=Language(base=tiny, overdraw=1.5, nudge=20.0, route="tuned", tuning=SMALL)
-    )
+def test_from_rows_to_a_saved_model_and_back(tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = Language(base=tiny, overdraw=1.5, nudge=20.0, route="tuned", tuning=SMALL)
+    chosen = replace(settings(tiny), generator=generator, device="cpu:0")
+    trained_on: list[str] = []
+
+    def tuned(lm: pretrained.LanguageModel, *rest: Any) -> lora.Adapter:
+        trained_on.append(rest[-2])
+        return tune(lm, *rest)
+
+    monkeypatch.setattr("dpsynth.models.language.generator.tune", tuned)
     with make_progress(False) as steps:
         synth = fit_rows(
             hold(corpus(150), None), chosen, unit=None, max_rows=None, ledger=Ledger(str(tmp_path / "l.db")), dataset=None,
             noise=Noise(), progress=steps,
         )  # fmt: skip
+    assert trained_on == ["cpu:0"], "the device that the fit was given"
     events = synth.privacy.events
     trainings = [e for e in events if e.kind == "subsampled-gaussian"]
     assert [(e.stage, e.label, e.steps) for e in trainings] == [(STAGE, LABEL, 4)]  # type: ignore[union-attr]
