@@ -39,6 +39,9 @@ class SilentProgress:
         pass
 
 
+SILENT: Progress = SilentProgress()
+
+
 class RichProgress:
     """A bar for each stage, with elapsed and remaining time."""
 
@@ -94,7 +97,7 @@ def columns() -> tuple[ProgressColumn, ...]:
 def make_progress(enabled: bool) -> Iterator[Progress]:
     """Progress bars on stderr where that is a terminal and they are wanted."""
     if not (enabled and sys.stderr.isatty()):
-        yield SilentProgress()
+        yield SILENT
         return
     from rich.progress import Progress as Bars
 

@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from dpsynth.console import SILENT
 from dpsynth.constraints import Determines
 from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.codec import Codec
 from dpsynth.enforce import Conditions, cells_of
 from dpsynth.learn import ColumnFacts, Domain
-from dpsynth.models.protocol import TableModel, TextModel
+from dpsynth.models.protocol import Steps, TableModel, TextModel
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray
 from dpsynth.schema import Column
@@ -108,12 +109,12 @@ def values_of(
     rng: np.random.Generator,
     *,
     writers: Sequence[TextModel] = (),
-    written: Callable[[int], None] = lambda n: None,
+    progress: Steps = SILENT,
     counted: Callable[[str, str, int], None] = lambda column, stage, left: None,
 ) -> dict[str, Own]:
     """Values of every column that is modelled or follows from those that are, in rows that obey the constraints.
 
-    writers: of text columns; texts of others that are not among the frequent ones are missing.  written: told of their progress.
+    writers: of text columns; texts of others that are not among the frequent ones are missing.  progress: of their writing.
     counted: told after each stage of their writing how many texts of a column it left.
     codes: shape (n, codecs), as `draw` makes them. Raises ModelError where the model has no row that obeys.
     """
@@ -131,7 +132,7 @@ def values_of(
     if not good.all():
         raise ModelError("the constraints leave no row possible under the model; do they hold in the table?")
     domain.rules.complete(values)
-    _write(domain, values, writers, rng, written, counted)
+    _write(domain, values, writers, rng, progress, counted)
     return values
 
 
@@ -140,7 +141,7 @@ def _write(
     values: dict[str, Own],
     writers: Sequence[TextModel],
     rng: np.random.Generator,
-    written: Callable[[int], None],
+    progress: Steps,
     counted: Callable[[str, str, int], None],
 ) -> None:
     """Put texts where they are to be written, and fakes in the place of identifiers."""
@@ -153,7 +154,7 @@ def _write(
         texts[places] = None
         if writer is not None:
             labels = [values[c][places] for c in writer.conditions]
-            texts[places] = writer.write(labels, len(places), rng, written=written, counted=partial(counted, name))
+            texts[places] = writer.write(labels, len(places), rng, progress=progress, counted=partial(counted, name))
         values[name] = np.array(fill_placeholders(list(texts), rng), dtype=object)
 
 

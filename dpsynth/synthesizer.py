@@ -230,8 +230,6 @@ class Synthesizer:
             stages.setdefault(column, []).append((stage, left))
 
         with make_progress(bool(self.writers) and n >= _MANY_TEXTS) as steps:
-            if self.writers:
-                steps.stage("writing texts")
             values = values_of(
                 self.domain,
                 self.model,
@@ -239,7 +237,7 @@ class Synthesizer:
                 conditions,
                 rng,
                 writers=writers,
-                written=steps.advance,
+                progress=steps,
                 counted=counted,
             )
         table = table_of(self.domain.facts, values, unit_ids, rng)

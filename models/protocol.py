@@ -122,10 +122,10 @@ class TextModel(Protocol):
         n: int,
         rng: np.random.Generator,
         *,
-        written: Callable[[int], None],
+        progress: Steps,
         counted: Counted,
     ) -> list[str]:
-        """n new texts. conditions: of each of those columns the n rows' labels, None = missing.  written: told of progress.
+        """n new texts. conditions: of each of those columns the n rows' labels, None = missing.
 
         counted: told after each stage of writing and choosing how many texts it left.
         Raises ModelError where what it writes with is not there.

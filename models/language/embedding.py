@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +25,8 @@ READ = 128
 _BATCH = 64
 
 
-def embed(texts: Sequence[str]) -> Array:
-    """Unit-norm embeddings of public or synthetic texts, shape (texts, 384).
+def embed(texts: Sequence[str], embedded: Callable[[int], None] = lambda n: None) -> Array:
+    """Unit-norm embeddings of public or synthetic texts, shape (texts, 384). embedded: called with the number of those done since.
 
     Their last bits depend on the texts beside them: not for private ones.
     """
@@ -42,6 +42,7 @@ def embed(texts: Sequence[str]) -> Array:
                 [texts[i] for i in places], return_tensors="pt", padding=True, truncation=True, max_length=READ
             )
             out[places] = _pooled(model, tokens)
+            embedded(len(places))
     return out
 
 

@@ -91,13 +91,15 @@ class Endpoint:
         if self.key_variable and not os.environ.get(self.key_variable):
             raise ModelError(f"the key for {self.url} is missing: ${self.key_variable} is not set")
 
-    def score(self, texts: Sequence[str], labels: Sequence[str]) -> FloatArray:
+    def score(
+        self, texts: Sequence[str], labels: Sequence[str], judged: Callable[[int], None] = lambda n: None
+    ) -> FloatArray:
         """Marks from 0 to 10, shape (texts,). Raises ModelError where no answer is to be had."""
         asked = [
             f"{self.question.replace('{label}', label or 'of any kind')}\n\nText: {text[:READ]}"
             for text, label in zip(texts, labels, strict=True)
         ]
-        answers = self._answers([self._body([("user", a)], _RATING_TOKENS, temperature=0.0) for a in asked])
+        answers = self._answers([self._body([("user", a)], _RATING_TOKENS, temperature=0.0) for a in asked], judged)
         return np.array([_mark(text) for text, _ in answers], np.float64)
 
     def write(

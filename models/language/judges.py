@@ -42,10 +42,13 @@ class Judge(Protocol):
     def require(self) -> None:
         """Raises ModelError where what it needs is not there: before anything is reserved."""
 
-    def score(self, texts: Sequence[str], labels: Sequence[str]) -> FloatArray:
+    def score(
+        self, texts: Sequence[str], labels: Sequence[str], judged: Callable[[int], None] = lambda n: None
+    ) -> FloatArray:
         """Marks, shape (texts,), higher is better; -inf: the text is refused, whatever is left.
 
-        labels: in words, those that each text was written for; "" = none.
+        labels: in words, those that each text was written for; "" = none.  judged: may be called with the number of texts that were
+        judged since.
         """
 
 
@@ -108,7 +111,9 @@ class Rules:
     def require(self) -> None:
         """Nothing is needed."""
 
-    def score(self, texts: Sequence[str], labels: Sequence[str]) -> FloatArray:
+    def score(
+        self, texts: Sequence[str], labels: Sequence[str], judged: Callable[[int], None] = lambda n: None
+    ) -> FloatArray:
         """0, or -inf for a text that breaks a rule."""
         seen: Counter[str] = Counter()
         good = []
@@ -147,7 +152,9 @@ class Agreement:
     def require(self) -> None:
         """Nothing is needed."""
 
-    def score(self, texts: Sequence[str], labels: Sequence[str]) -> FloatArray:
+    def score(
+        self, texts: Sequence[str], labels: Sequence[str], judged: Callable[[int], None] = lambda n: None
+    ) -> FloatArray:
         """Log-probability of each text's own label, shape (texts,); labels are taken to be equally frequent."""
         from scipy.sparse import csr_array
         from scipy.special import logsumexp
@@ -193,12 +200,14 @@ class Fluency:
         """Raises ModelError where the model cannot be loaded."""
         _causal(self.model)
 
-    def score(self, texts: Sequence[str], labels: Sequence[str]) -> FloatArray:
+    def score(
+        self, texts: Sequence[str], labels: Sequence[str], judged: Callable[[int], None] = lambda n: None
+    ) -> FloatArray:
         """Mean log-likelihood of each text, in nats a byte."""
         lm = _causal(self.model)
         first = lm.tokenizer.bos_token_id if lm.tokenizer.bos_token_id is not None else lm.tokenizer.eos_token_id
         tokens = [[first, *_tokens(lm, text[:_CHARACTERS], special=False)] for text in texts]
-        nats = _by_batches([*map(len, tokens)], lambda places: _log_likelihood(lm, [tokens[i] for i in places]))
+        nats = _by_batches([*map(len, tokens)], lambda places: _log_likelihood(lm, [tokens[i] for i in places]), judged)
         marks: FloatArray = nats / np.array([max(len(t[:_CHARACTERS].encode()), 1) for t in texts])
         return marks
 
@@ -226,7 +235,9 @@ class Instruct:
         """Raises ModelError where the model cannot be loaded, or has the same tokens for yes and no."""
         _yes_and_no(_causal(self.model))
 
-    def score(self, texts: Sequence[str], labels: Sequence[str]) -> FloatArray:
+    def score(
+        self, texts: Sequence[str], labels: Sequence[str], judged: Callable[[int], None] = lambda n: None
+    ) -> FloatArray:
         """Differences of logits, shape (texts,)."""
         import torch
 
@@ -242,7 +253,7 @@ class Instruct:
             logits: Tensor = lm.model.get_output_embeddings()(hidden[torch.arange(len(ids)), last]).float()
             return logits[:, yes].logsumexp(1) - logits[:, no].logsumexp(1)
 
-        return _by_batches([*map(len, asked)], differences)
+        return _by_batches([*map(len, asked)], differences, judged)
 
     def _asked(self, lm: LanguageModel, text: str, label: str) -> list[int]:
         question = self.question.replace("{label}", label or "of any kind")
@@ -280,7 +291,9 @@ class Reward:
         if not -outputs <= self.output < outputs:
             raise ModelError(f"output: {self.model!r} has {outputs} classes")
 
-    def score(self, texts: Sequence[str], labels: Sequence[str]) -> FloatArray:
+    def score(
+        self, texts: Sequence[str], labels: Sequence[str], judged: Callable[[int], None] = lambda n: None
+    ) -> FloatArray:
         """Rewards, or log-probabilities of the class, shape (texts,)."""
         lm = self._loaded()
         asked = [self._asked(lm, text, label) for text, label in zip(texts, labels, strict=True)]
@@ -290,7 +303,7 @@ class Reward:
             logits: Tensor = lm.model(**some.to(lm.model.device)).logits.float()
             return logits[:, 0] if logits.shape[1] == 1 else logits.log_softmax(1)[:, self.output]
 
-        return _by_batches([len(a["input_ids"]) for a in asked], marks)
+        return _by_batches([len(a["input_ids"]) for a in asked], marks, judged)
 
     def _loaded(self) -> LanguageModel:
         return pretrained.load_classifier(self.model, pretrained.fast_device())
@@ -304,9 +317,11 @@ class Reward:
         return lm.tokenizer(*((ask, text) if ask else (text,)), truncation=True, max_length=_TOKENS)
 
 
-def marks_of(judge: Judge, texts: Sequence[str], labels: Sequence[str]) -> FloatArray:
+def marks_of(
+    judge: Judge, texts: Sequence[str], labels: Sequence[str], judged: Callable[[int], None] = lambda n: None
+) -> FloatArray:
     """A judge's marks. Raises ModelError where they are not one number for each text."""
-    marks = np.asarray(judge.score(texts, labels), np.float64)
+    marks = np.asarray(judge.score(texts, labels, judged), np.float64)
     if marks.shape != (len(texts),) or np.isnan(marks).any():
         raise ModelError(f"the judge {judge.name!r} did not give each text a mark")
     return marks
@@ -382,8 +397,8 @@ def _padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids.to(device), mask.to(device)
 
 
-def _by_batches(lengths: Sequence[int], of: Callable[[list[int]], Tensor]) -> FloatArray:
-    """What `of` says of each place, shape (places,), asked of several at a time: those of like length."""
+def _by_batches(lengths: Sequence[int], of: Callable[[list[int]], Tensor], judged: Callable[[int], None]) -> FloatArray:
+    """What `of` says of each place, shape (places,), asked of several at a time: those of like length. judged: see `Judge.score`."""
     import torch
 
     out = np.zeros(len(lengths))
@@ -393,4 +408,5 @@ def _by_batches(lengths: Sequence[int], of: Callable[[list[int]], Tensor]) -> Fl
             at_once = max(1, _BATCH // max(lengths[order[0]], 1))
             places, order = order[:at_once], order[at_once:]
             out[places] = of(places).double().cpu().numpy()
+            judged(len(places))
     return out

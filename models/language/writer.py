@@ -19,7 +19,7 @@ from dpsynth.models.language.leaves import LeafCells
 from dpsynth.models.language.pretrained import LanguageModel
 from dpsynth.models.language.prompt import Prompt, some_words
 from dpsynth.models.language.shapes import SIZE, words_at_most
-from dpsynth.models.protocol import Counted
+from dpsynth.models.protocol import Counted, Steps
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.source import FloatArray, IntArray
 from dpsynth.values import Own
@@ -137,7 +137,7 @@ class TextWriter:
         n: int,
         rng: np.random.Generator,
         *,
-        written: Callable[[int], None],
+        progress: Steps,
         counted: Counted = lambda stage, left: None,
     ) -> list[str]:
         """n new texts for rows with these labels. Post-processing: free. See `TextModel`."""
@@ -145,7 +145,7 @@ class TextWriter:
             return []
         blank, texts = self.guide.blank_share, np.full(n, "", object)
         worded = np.flatnonzero(rng.random(n) >= blank) if blank else np.arange(n)
-        texts[worded] = self._worded([c[worded] for c in conditions], len(worded), rng, written, counted)
+        texts[worded] = self._worded([c[worded] for c in conditions], len(worded), rng, progress, counted)
         return list(texts)
 
     def prompt(self) -> Prompt:
@@ -160,7 +160,7 @@ class TextWriter:
         conditions: Sequence[Own],
         n: int,
         rng: np.random.Generator,
-        written: Callable[[int], None],
+        progress: Steps,
         counted: Counted,
     ) -> list[str]:
         """Texts that are not blank."""
@@ -170,15 +170,17 @@ class TextWriter:
             raise ModelError(f"the language model {self.writing.base!r} is not the one that this was made with")
         wanted = self._wanted(conditions, n, rng)
         times = self.writing.overdraw if self.writing.select or self.writing.judges else 1.0
-        drafts = self._judged(self._drafts(wanted, times, rng, written, counted), n, counted)
+        drafts = self._judged(self._drafts(wanted, times, rng, progress, counted), n, progress, counted)
         if self.writing.select:
-            taken = selection.chosen(wanted, drafts.made_for, drafts.texts, embed(drafts.texts), self.guide, rng)
+            progress.stage(f"choosing texts of {self.column}", len(drafts.texts))
+            embeddings = embed(drafts.texts, progress.advance)
+            taken = selection.chosen(wanted, drafts.made_for, drafts.texts, embeddings, self.guide, rng)
         else:
             taken = selection.first(wanted, drafts.made_for)
         counted("chosen", len(set(taken.tolist())))
         return [drafts.texts[i] for i in taken]
 
-    def _judged(self, drafts: Drafts, n: int, counted: Counted) -> Drafts:
+    def _judged(self, drafts: Drafts, n: int, progress: Steps, counted: Counted) -> Drafts:
         """What the rule of fluency and the judges, one after another, leave: n texts or more, where judges refuse none outright."""
 
         def share(keep: float) -> float:
@@ -191,7 +193,8 @@ class TextWriter:
         names = self.guide.groups.names()
         for name, judge in judges:
             judge.require()
-            marks = marks_of(judge, drafts.texts, [names[group] for group in drafts.made_for])
+            progress.stage(f"judging texts of {self.column}: {name}", len(drafts.texts))
+            marks = marks_of(judge, drafts.texts, [names[group] for group in drafts.made_for], progress.advance)
             drafts = drafts.only(selection.best(drafts.made_for, marks, share(judge.keep)))
             counted(name, len(drafts.texts))
             if not drafts.texts:
@@ -220,12 +223,12 @@ class TextWriter:
         wanted: IntArray,
         times: float,
         rng: np.random.Generator,
-        written: Callable[[int], None],
+        progress: Steps,
         counted: Counted,
     ) -> Drafts:
         """About `times` as many texts as are wanted, all of which pass the public rules."""
         prompt, names, examples = self.prompt(), self.guide.groups.names(), self.guide.groups.examples()
-        author = self._author(prompt.prefix(), rng, written)
+        author = self._author(prompt.prefix(), rng, progress.advance)
         shares = np.maximum(self.guide.shapes[:SIZE], 0.0)
         shares = shares / shares.sum() if shares.sum() > 0 else np.full(SIZE, 1 / SIZE)
         texts: list[str] = []
@@ -237,6 +240,7 @@ class TextWriter:
                 break
             groups = np.tile(rng.permutation(wanted), -(-lacking // len(wanted)))[:lacking]
             tried += lacking
+            progress.stage(f"writing texts of {self.column}", lacking)
             asked = []
             for group in groups:
                 words = some_words(self.guide.keywords[group], self.guide.words, rng, self.writing.words)

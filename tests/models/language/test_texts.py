@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import dpsynth
-from dpsynth.console import make_progress
+from dpsynth.console import SILENT, make_progress
 from dpsynth.models import Language
 from dpsynth.models.language import pretrained
 from dpsynth.models.language.writer import TextWriter
@@ -112,6 +112,34 @@ def test_the_report_shows_what_each_stage_left_of_the_texts(synth: dpsynth.Synth
     assert shown[-1][2] == f"{left[-1]:,}" and _stages(pd.DataFrame({"note": ["a"]})) == {}
 
 
+class Watched:
+    """Steps done and steps to do, by stage."""
+
+    def __init__(self) -> None:
+        self.stages: dict[str, list[int]] = {}
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        done = self.stages.setdefault(name, [0, 0])
+        done[1] += total or 0
+        self.now = done
+
+    def advance(self, n: int = 1) -> None:
+        self.now[0] += n
+
+    def note(self, text: str) -> None:
+        pass
+
+
+def test_each_stage_of_writing_counts_up_to_its_end(synth: dpsynth.Synthesizer) -> None:
+    (writer,) = synth.writers
+    steps = Watched()
+    writer.write(
+        [np.array(list(SUBJECTS) * 7, object)], 21, np.random.default_rng(0), progress=steps, counted=lambda *_: None
+    )
+    assert list(steps.stages) == ["writing texts of note", "judging texts of note: fluency", "choosing texts of note"]
+    assert all(done == total > 0 for done, total in steps.stages.values())
+
+
 def test_what_is_bought_tells_the_subjects_apart(synth: dpsynth.Synthesizer) -> None:
     (writer,) = synth.writers
     assert isinstance(writer, TextWriter)
@@ -148,7 +176,7 @@ def test_another_base_model_than_the_one_that_was_meant_is_refused(synth: dpsynt
     assert isinstance(writer, TextWriter)
     other = TextWriter(guide=writer.guide, writing=writer.writing, sha256="0" * 64)
     with pytest.raises(ModelError, match="is not the one that this was made with"):
-        other.write([np.array(["top up"], object)], 1, np.random.default_rng(0), written=lambda n: None)
+        other.write([np.array(["top up"], object)], 1, np.random.default_rng(0), progress=SILENT)
 
 
 @pytest.mark.parametrize("gone", [0, pytest.param(7, marks=pytest.mark.slow)])
