@@ -57,6 +57,9 @@ PHASES: dict[str, Phase] = {
 }
 # How the gate's slice is shared out; what is not asked leaves its part to the distances of columns and pairs.
 GATE_PARTS = {"candidates": 0.25, "independent": 0.1, "pairs": 0.2, "groups": 0.3}
+# The one-way stage's share at mu = .24 (epsilon 1, delta 1e-6), the power of mu by which it falls, and its bounds: pairs drown in the noise
+# of a small budget, and columns are what it can tell. Measured, see docs/marginals.md.
+ONE_WAY, ONE_WAY_FALLS, ONE_WAY_BOUNDS = 0.15, 0.4, (0.13, 0.35)
 # Codes of a column when pairs are looked at, at most: all of them, or merged to so many.
 RESOLUTIONS = (None, 10, 5)
 # A column of numbers with at most this many whole values has a cell for each (as in `learn`).
@@ -89,6 +92,12 @@ class Split:
         shares = [getattr(self, f.name) for f in fields(self)]
         if any(not 0 < s < 1 for s in shares) or sum(shares) >= 1:
             raise PrivacyError("each share of the split must be above 0, and all together below 1")
+
+    @classmethod
+    def of(cls, cost: Cost) -> Split:
+        """The shares of this budget."""
+        share = ONE_WAY * (0.24 / math.sqrt(cost.mu_squared)) ** ONE_WAY_FALLS
+        return cls(one_way=float(np.clip(share, *ONE_WAY_BOUNDS)))
 
     def vocabulary_of(self, strings: int, others: int) -> float:
         """Share of the vocabulary stage: less where few columns need one, and where it finds heaps of numbers alone."""
@@ -339,8 +348,8 @@ def plan(
     >>> round(sum(line.share for line in plan.lines), 9)
     1.0
     """
-    split = split or Split()
     cost = budget_of(epsilon, delta)
+    split = split or Split.of(cost)
     _require_sound(delta, n_rows)
     queries = _queries(schema)
     if not queries["one-way"]:

@@ -30,7 +30,7 @@ from dpsynth.learn import Domain, learn
 from dpsynth.models.language.tuning import STAGE as TUNING
 from dpsynth.models.protocol import Generator, TableModel, TextGenerator, TextModel, Training, reserve_of
 from dpsynth.privacy.accounting import require_budget
-from dpsynth.privacy.budget import Account, Reserve
+from dpsynth.privacy.budget import Account, Reserve, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.events import Event, leaves
 from dpsynth.privacy.ledger import DatasetRecord, Ledger, Reservation, RunFolder, Spent
@@ -159,7 +159,7 @@ def fit(
         schema=Schema.load(schema) if isinstance(schema, str | Path) else schema,
         generator=_limited(generator_of(model), max_seconds, max_memory),
         gate=Gate() if gate == "auto" else gate,
-        split=Split(),
+        split=Split.of(budget_of(float(epsilon), float(delta))),
         device=_device(device),
         seed=rng_seed,
         key=key,

@@ -43,6 +43,10 @@ class Numbers:
 
     data: FloatArray
 
+    def __post_init__(self) -> None:
+        # No zero has a sign: which of two equal ones a sort puts first would be told by the others.
+        object.__setattr__(self, "data", self.data + 0.0)
+
     def __repr__(self) -> str:
         return "Numbers(private)"
 

@@ -104,7 +104,7 @@ def test_too_small_an_epsilon_says_how_much_would_do() -> None:
     assert told is not None
     enough, rows = float(told[1]), int(told[2].replace(",", ""))
     line = {p.stage: p for p in dpsynth.plan(WIDE, epsilon=enough, n_rows=2000).lines}["one-way"]
-    assert line.sigma == pytest.approx(0.05 * 2000, rel=0.05)
+    assert line.sigma == pytest.approx(0.05 * 2000, rel=0.1)
     assert not any("expect little" in w for w in dpsynth.plan(WIDE, epsilon=0.05, n_rows=rows + 1).warnings)
 
 

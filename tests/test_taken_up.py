@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,8 +21,10 @@ import dpsynth
 from dpsynth import synthesize
 from dpsynth.cli import app
 from dpsynth.models import CTGAN, Language, Marginals
+from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.dpsgd.trainer import PrivateTrainer
 from dpsynth.privacy.errors import LedgerError, ModelError, PrivacyError
+from dpsynth.privacy.events import Gaussian
 from dpsynth.privacy.ledger import Ledger, RunFolder
 from dpsynth.privacy.noise import Noise
 
@@ -177,6 +180,21 @@ def test_a_folder_that_was_altered_or_put_back_is_refused(tmp_path: Path) -> Non
     assert len(RunFolder(folder, Ledger())._calls) == len(whole.splitlines()) - 1
 
 
+def test_an_answer_that_was_taken_out_of_the_ledger_is_not_drawn_again(tmp_path: Path) -> None:
+    ledger, folder = Ledger(tmp_path / "l.db"), tmp_path / "run"
+    record = ledger.dataset(name=None, fingerprint="f" * 64, unit="row")
+    cost, asked = Cost(mu_squared=0.25), [Gaussian(stage="s", label="l", sensitivity=1.0, sigma=2.0)]
+    begun = RunFolder(folder, ledger)
+    begun.begin(ledger.reserve(dataset=record, cost=cost, delta=1e-6, label="fit"), {"rows": 1}, {})
+    begun.once(asked, lambda: [[1]])
+    ledger.dataset(name="other", fingerprint="e" * 64, unit="row")  # so that the last entry stays
+    with sqlite3.connect(tmp_path / "l.db") as database:
+        assert database.execute("DELETE FROM dpsynth_entries WHERE kind = 'answers'").rowcount == 1
+    (folder / "answers.jsonl").write_text(lines(folder)[0] + "\n")
+    with pytest.raises(LedgerError, match="not as it was written"):
+        RunFolder(folder, Ledger(tmp_path / "l.db")).taken_up({"rows": 1}, cost)
+
+
 def test_an_answer_that_was_booked_but_not_written_is_not_drawn_again(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
@@ -242,6 +260,7 @@ def test_the_command_line_keeps_a_folder_too(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.dpsgd.trainer import PrivateTrainer
 from tests.test_taken_up import fitted
 

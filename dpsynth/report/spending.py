@@ -247,7 +247,7 @@ def _runs(entries: Sequence[Entry], unit: str | None, cap: Filter | None, delta:
             cost=cost,
             epsilon=entry.epsilon,
             delta=entry.body["delta"],
-            so_far=min(in_all, planned_epsilon(cost, entry.plan, delta)) if first and entry.plan else in_all,
+            so_far=min(in_all, planned_epsilon(cost, entry.plan, delta)) if first else in_all,
             sub_budget=entry.body["sub_budget"],
             events=did.get(entry.run, ()),
         )
@@ -312,7 +312,9 @@ def _largest_run(caps: Sequence[tuple[Filter, Cost]], delta: float) -> float:
     """Epsilon (rounded down) of the largest run at `delta` that every one of these caps, with what is spent of it, would grant."""
 
     def granted(epsilon: float) -> bool:
-        return all(cap.grants(spent + budget_of(epsilon, delta)) for cap, spent in caps)
+        run = budget_of(epsilon, delta)
+        first = all(spent == Cost() for _, spent in caps)
+        return all(cap.grants(spent + run) or (first and cap.holds(run.epsilon(cap.delta))) for cap, spent in caps)
 
     low, high = 0.0, 1.0
     while granted(high):

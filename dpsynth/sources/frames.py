@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -34,13 +35,21 @@ def cells(name: str, column: pd.Series[Any]) -> tuple[SourceType, Cells]:
 
 def _strings(name: str, column: pd.Series[Any]) -> Strings:
     """Cells as strings; missing is None, NaN, NaT or pd.NA. Nested values are refused for every row alike."""
-    try:
-        codes, uniques = pd.factorize(column, use_na_sentinel=True)
-    except TypeError:
-        raise SchemaError(f"column {name!r} holds nested values (lists, dicts, ...); flatten or drop it") from None
-    if any(isinstance(u, dict | list | set | tuple | bytes | np.ndarray) for u in uniques):
+    if pd.api.types.infer_dtype(column, skipna=True) not in ("string", "boolean"):
+        # To pandas 1, 1.0 and True are one value, that of the first row: a cell would read as another row says.
+        column = pd.Series([_text(name, cell) for cell in column], dtype=object)
+    codes, uniques = pd.factorize(column, use_na_sentinel=True)
+    return merged(codes, [str.__str__(u) if isinstance(u, str) else str(u) for u in uniques])
+
+
+def _text(name: str, cell: Any) -> str | None:
+    """A cell as a string, whatever the others are; None = missing."""
+    if isinstance(cell, str):
+        return str.__str__(cell)
+    nested = isinstance(cell, dict | list | set | tuple | bytes | np.ndarray) or not isinstance(cell, Hashable)
+    if nested:
         raise SchemaError(f"column {name!r} holds nested or binary values; flatten or drop it")
-    return merged(codes, [str(u) for u in uniques])
+    return None if pd.isna(cell) else str(cell)
 
 
 def exact_keys(column: pd.Series[Any]) -> tuple[IntArray, BoolArray] | None:

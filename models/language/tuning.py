@@ -349,7 +349,6 @@ def tune(
                 plan=plan,
                 rows=rows,
                 probe=reading.probe(len(lm.tokenizer), part, device),
-                precision="bfloat16" if device.startswith("cuda") else "float32",
                 average=_AVERAGE,
             )
             trainer.run(lambda step: progress.advance())

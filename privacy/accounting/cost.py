@@ -3,14 +3,18 @@
 A `Cost` carries two bounds side by side: a Gaussian-DP parameter, exact for Gaussian events, and the Renyi divergences
 at fixed orders. Both add up under adaptive composition, so the running total of any number of runs is one small value.
 
-Filters. Where each request may depend on the answers to earlier ones, the rule that grants it must be fixed beforehand:
+Filters. Where each request may depend on the answers to earlier ones, the rule that grants it must be fixed beforehand. Half of the
+cap's delta is for what may fail (the sum of the additive deltas), the other half for the rule:
 
     gdp   the sum of mu^2 may not pass the mu^2 of the cap (Smith, Thakurta, "Fully Adaptive Composition for Gaussian
           Differential Privacy", 2022). Exact for Gaussian events.
     rdp   at one of the orders at least, the sum stays below what the cap allows there. For one order fixed beforehand this
           is the filter of Feldman, Zrnic ("Individual Privacy Accounting via a Renyi Filter", 2021). Which order holds
           out may depend on the answers, so each order gets a share of delta of its own, and the failure probabilities
-          add up to delta (union bound): half for the order that suits Gaussian noise best, the rest evenly.
+          add up (union bound): half for the order that suits Gaussian noise best, the rest evenly.
+
+Were the mu^2 allowed to grow with the delta that is left, one could ask for more of it where an answer was telling, and spend delta
+where it was not: the two branches together would fail almost twice as often as the cap says.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ ORDERS = (
     *(72.0, 80.0, 96.0, 112.0, 128.0, 160.0, 192.0, 256.0, 512.0, 1024.0),
 )
 Rule = Literal["gdp", "rdp"]
+# Of a cap's delta, what additive deltas may add up to.
+ADDITIVE_SHARE = 0.5
 # Sums of many costs may pass a cap by their last digits alone.
 _ROUNDING = 1e-9
 
@@ -119,23 +125,24 @@ class Filter:
         return epsilon <= self.epsilon * (1 + _ROUNDING)
 
     def spent(self, total: Cost) -> float:
-        """Epsilon that a sum of costs takes of the cap, by the filter's rule, at the cap's delta."""
-        left = self.delta - total.delta
-        if self.rule == "gdp":
-            return gaussian_epsilon(math.sqrt(total.mu_squared), left)
-        if left <= 0:
-            return math.inf if any(total.renyi) or left < 0 else 0.0
+        """Epsilon that a sum of costs takes of the cap, by the filter's rule; inf where its additive deltas are too many."""
+        if total.delta > ADDITIVE_SHARE * self.delta * (1 + _ROUNDING):
+            return math.inf
         if not any(total.renyi):
             return 0.0
+        delta = (1 - ADDITIVE_SHARE) * self.delta
+        if self.rule == "gdp":
+            return gaussian_epsilon(math.sqrt(total.mu_squared), delta)
         return min(
-            max(value + _conversion(order, share * left), 0.0)
+            max(value + _conversion(order, share * delta), 0.0)
             for order, value, share in zip(ORDERS, total.renyi, self.shares, strict=True)
         )
 
     @cached_property
     def shares(self) -> tuple[float, ...]:
         """Share of delta of each order, adding up to 1; it depends on the cap alone."""
-        room = [(self.epsilon - _conversion(order, self.delta / 2)) / order for order in ORDERS]
+        rest_of_delta = (1 - ADDITIVE_SHARE) * self.delta
+        room = [(self.epsilon - _conversion(order, rest_of_delta / 2)) / order for order in ORDERS]
         favourite = room.index(max(room))
         rest = 0.5 / (len(ORDERS) - 1)
         return tuple(0.5 if i == favourite else rest for i in range(len(ORDERS)))

@@ -27,7 +27,7 @@ Probe = Callable[[int], Rows]
 _WAYS: tuple[Clipping, ...] = ("ghost", "functorch", "hooks", "loop")
 _UNITS = 4
 # Relative differences that rounding explains.
-_SAME, _SAME_IN_BFLOAT16 = 1e-3, 2.0**-4
+_SAME = 1e-3
 _MOST_ROWS = 4096
 _SHOWN = 5
 
@@ -61,21 +61,16 @@ class WithoutDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def checked_clipper(
-    model: nn.Module, loss: Loss, probe: Probe, *, clipping: Clipping, max_rows: int, cast: Loss
-) -> Clipper:
+def checked_clipper(model: nn.Module, loss: Loss, probe: Probe, *, clipping: Clipping, max_rows: int) -> Clipper:
     """The way to clip that was asked for, or the best that is right for this model.
 
-    cast: the loss as it will be used (with autocast).  Raises PrivacyError where rows mix, ModelError for what else is wrong; messages
-    say what to change.
+    Raises PrivacyError where rows mix, ModelError for what else is wrong; messages say what to change.
     """
     _require_no_batch_norm(model)
     rows = _probed(probe, 2 * _UNITS)
     with torch.random.fork_rng(devices=_cuda_devices(model)), _shaken(model), WithoutDropout():
         _require_row_losses(model, loss, rows)
-        _require_rows_apart(model, loss, rows, _probed(probe, 2 * _UNITS), _SAME)
-        if cast is not loss:
-            _require_rows_apart(model, cast, rows, _probed(probe, 2 * _UNITS), _SAME_IN_BFLOAT16)
+        _require_rows_apart(model, loss, rows, _probed(probe, 2 * _UNITS))
         batches = [_batch(rows, 1), *([_batch(rows, 2)] if max_rows > 1 else [])]
         truths = [Loop(model).clipped(loss, batch, 1.0) for batch in batches]
         _require_alive(model, loss, rows)
@@ -146,7 +141,7 @@ def _require_row_losses(model: nn.Module, loss: Loss, rows: Rows) -> None:
         )
 
 
-def _require_rows_apart(model: nn.Module, loss: Loss, rows: Rows, others: Rows, tolerance: float) -> None:
+def _require_rows_apart(model: nn.Module, loss: Loss, rows: Rows, others: Rows) -> None:
     """A row's gradient must not change where the other rows do, nor where there are fewer."""
     last = len(next(iter(rows.values()))) - 1
     for kept in (0, last // 2, last):
@@ -154,7 +149,7 @@ def _require_rows_apart(model: nn.Module, loss: Loss, rows: Rows, others: Rows, 
         mixed = {k: torch.cat([others[k][:kept], x[kept : kept + 1], others[k][kept + 1 :]]) for k, x in rows.items()}
         fewer = {k: x[kept : kept + 1] for k, x in rows.items()}
         for gradient in (_gradient(model, loss, mixed, kept), _gradient(model, loss, fewer, 0)):
-            if not (gradient - alone).norm() <= tolerance * alone.norm():
+            if not (gradient - alone).norm() <= _SAME * alone.norm():
                 raise PrivacyError(
                     "a row's gradient depends on the other rows of its batch: a loss averaged over the batch or over its tokens, "
                     "attention or normalisation across rows, or packed rows; give each row its own loss and its own layers' values"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -59,14 +59,14 @@ class PrivateTrainer:
     augment: rows -> rows, each from itself and fresh random numbers (fake rows to compare with, noise); called before `loss`.
     probe: n -> n rows of the domain, from public facts and random numbers, as tensors like the encoded rows.
     clipping: how; "auto" takes the best that is right for the model.  micro_batch: most rows at once; None: by memory. Where memory
-    runs out, it is halved.  precision: "bfloat16" runs the model under autocast; norms and sums stay float32 and finer.
+    runs out, it is halved. All is float32: in bfloat16, one more unit in the batch moves the sum of the others by some hundredths.
     average: decay of a running mean of the weights (see `averaged`).
     journal, checkpoint: to take up a training after a crash; both or none. Steps are booked and saved `every` so many.
     also: modules and optimizers without private rows whose state is saved along.
 
     Guarantee: everything but the object's own inside is as private as plan.event, under add/remove of one unit. It is charged to
     the run's account before the first row is touched. The noise is exact, from `privacy.noise`, added in whole numbers.
-    Residual assumption: that float32 rounding changes a batch's clipped sum by less than plan.MARGIN of the clipping norm.
+    Residual assumption: that float32 rounding changes a batch's clipped sum by less than plan.margin of the clipping norm.
     """
 
     def __init__(
@@ -81,7 +81,6 @@ class PrivateTrainer:
         augment: Callable[[Rows], Rows] | None = None,
         clipping: Clipping = "auto",
         micro_batch: int | None = None,
-        precision: Literal["float32", "bfloat16"] = "float32",
         average: float | None = None,
         schedule: Callable[[int], float] | None = None,
         journal: StepJournal | None = None,
@@ -97,8 +96,7 @@ class PrivateTrainer:
         self._device = next(iter(self._parameters.values())).device
         self._processes = Processes(self._device)
         self._augment, self._schedule = augment, schedule
-        self._plain, self._loss = loss, _autocast(loss, self._device) if precision == "bfloat16" else loss
-        self._probe, self._clipping, self._micro_batch = probe, clipping, micro_batch
+        self._loss, self._probe, self._clipping, self._micro_batch = loss, probe, clipping, micro_batch
         self._rates = [group["lr"] for group in optimizer.param_groups]
         self._decay = average
         self._average = (
@@ -163,7 +161,7 @@ class PrivateTrainer:
             return self._augment(rows) if self._augment is not None else rows
 
         self._clipper = checked_clipper(
-            self._model, self._plain, probe, clipping=self._clipping, max_rows=self._rows.max_rows, cast=self._loss
+            self._model, self._loss, probe, clipping=self._clipping, max_rows=self._rows.max_rows
         )
         if self._micro_batch is None:
             self._micro_batch = rows_that_fit(self._model, self._loss, probe, _free_memory(self._device))
@@ -357,14 +355,6 @@ def _require_same(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Op
     moved = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not parameters or moved != {id(p) for p in parameters.values()}:
         raise ModelError("the optimizer must hold just the model's parameters that learn (requires_grad)")
-
-
-def _autocast(loss: Loss, device: torch.device) -> Loss:
-    def cast(model: nn.Module, rows: Rows) -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            return loss(model, rows)
-
-    return cast
 
 
 def _free_memory(device: torch.device) -> int:

@@ -117,11 +117,12 @@ class Book:
             cap, spent = self.caps.get(each), self.account(unit, each).cost
             if cap is not None and not cap.grants(spent + cost) and not self._grants_first(cap, cost, plan):
                 title = self.title if each == WHOLE else f"sub-budget {each!r} of {self.title}"
-                return Refusal(title=title, cap=cap, spent=spent)
+                return Refusal(title=title, cap=cap, spent=spent, first=not self.accounts)
         return None
 
     def _grants_first(self, cap: Filter, cost: Cost, plan: Sequence[Event]) -> bool:
-        return not self.accounts and bool(plan) and cap.holds(planned_epsilon(cost, plan, cap.delta))
+        """Nothing depends on an answer yet: what a first run costs by itself is all there is."""
+        return not self.accounts and cap.holds(planned_epsilon(cost, plan, cap.delta))
 
     def to_json(self) -> str:
         return json.dumps(
@@ -155,6 +156,7 @@ class Refusal:
     title: str
     cap: Filter
     spent: Cost
+    first: bool  # whether there was no run before
 
     def error(self, cost: Cost, delta: float, plan: Sequence[Event] = ()) -> BudgetExceeded:
         """asked and left: epsilon at the run's delta, so that the two can be compared. spent: by the cap's filter."""
@@ -174,14 +176,18 @@ class Refusal:
         def run(mu_squared: float) -> Cost:
             return Cost(mu_squared=mu_squared, delta=cost.delta)
 
+        def granted(mu_squared: float) -> bool:
+            one = run(mu_squared)
+            return self.cap.grants(self.spent + one) or (self.first and self.cap.holds(one.epsilon(self.cap.delta)))
+
         low, high = 0.0, 1.0
-        if not self.cap.grants(self.spent + run(low)):
+        if not granted(low):
             return 0.0
-        while self.cap.grants(self.spent + run(high)):
+        while granted(high):
             high *= 2
         while high - low > 1e-12 * high:
             middle = (low + high) / 2
-            low, high = (middle, high) if self.cap.grants(self.spent + run(middle)) else (low, middle)
+            low, high = (middle, high) if granted(middle) else (low, middle)
             if high < 1e-30:
                 return 0.0
         # Asked for as an epsilon, it comes back as a cost by another bisection: its last digits are left out.

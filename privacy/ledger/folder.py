@@ -97,7 +97,10 @@ class RunFolder:
         self._append(self._head)
 
     def taken_up(self, about: Mapping[str, Any], cost: Cost) -> Reservation:
-        """The run's reservation. Raises LedgerError where the run is finished, is about something else, or lacks answers."""
+        """The run's reservation. Raises LedgerError where the run is finished, is about something else, or lacks answers, and where the
+        ledger is not whole: an answer that was taken out of it would be drawn again."""
+        if self._ledger.verify():
+            raise LedgerError("the ledger is not as it was written; see: dpsynth budget verify")
         now = _plain(about)
         for name in about:
             if self._head["about"].get(name) != now[name]:

@@ -188,7 +188,7 @@ class Ledger:
         committed = {e.run for e in entries if e.kind == "commit"}
         reserved = [e for e in entries if e.kind == "reserve" and e.body["unit"] == unit]
         epsilon = cap.spent(account.cost) if cap is not None else account.cost.epsilon(delta)
-        if len(reserved) == 1 and reserved[0].plan:
+        if len(reserved) == 1:
             epsilon = min(epsilon, planned_epsilon(account.cost, reserved[0].plan, delta))
         return Spent(
             cost=account.cost,
@@ -197,7 +197,7 @@ class Ledger:
             unit=unit,
             cap=cap,
             runs=tuple(_run(e, committed) for e in reserved),
-            sub_budgets=_sub_budgets(book, unit),
+            sub_budgets=_sub_budgets(book, unit, first=len(reserved) == 1),
         )
 
     def entries(self, dataset: str | None = None) -> list[Entry]:
@@ -353,10 +353,17 @@ def _run(entry: Entry, committed: set[str]) -> Run:
     )
 
 
-def _sub_budgets(book: Book, unit: str | None) -> tuple[SubBudget, ...]:
+def _sub_budgets(book: Book, unit: str | None, *, first: bool) -> tuple[SubBudget, ...]:
+    """first: whether one run is all there was, which is not added to others."""
     costs = {label: book.account(unit, label).cost for label in book.caps if label != WHOLE}
+    caps = book.caps
     return tuple(
-        SubBudget(label=label, cap=book.caps[label], cost=cost, epsilon=book.caps[label].spent(cost))
+        SubBudget(
+            label=label,
+            cap=caps[label],
+            cost=cost,
+            epsilon=cost.epsilon(caps[label].delta) if first else caps[label].spent(cost),
+        )
         for label, cost in costs.items()
     )
 

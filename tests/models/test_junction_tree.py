@@ -53,7 +53,7 @@ def assert_is_junction_tree(tree: JunctionTree, edges: Edges) -> None:
         assert sum(tree.parents[i] not in holding for i in holding) == 1
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(graphs())
 def test_a_tree_has_the_cliques_of_greedy_elimination_and_runs_connected(graph: Graph) -> None:
     sizes, edges = graph
@@ -62,7 +62,7 @@ def test_a_tree_has_the_cliques_of_greedy_elimination_and_runs_connected(graph: 
     assert sorted(tree.cliques) == sorted(tuple(sorted(c)) for c in greedy_cliques(sizes, edges))
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(graphs())
 def test_growing_promises_and_gives_what_building_from_scratch_does(graph: Graph) -> None:
     sizes, edges = graph

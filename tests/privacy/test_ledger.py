@@ -247,6 +247,9 @@ def test_a_caps_filter_says_what_is_spent(ledger: Ledger, rule: str) -> None:
     record = ledger.set_cap("people", epsilon=3.0, delta=1e-5, rule=rule)  # type: ignore[arg-type]
     assert record.cap == cap
     spend(ledger)
+    one = ledger.spent(record.id)  # by itself: nothing is added up
+    assert one.epsilon == one.cost.epsilon(1e-5) < cap.spent(one.cost)
+    spend(ledger)
     spent = ledger.spent(record.id)
     assert spent.epsilon == cap.spent(spent.cost) and spent.delta == 1e-5 and spent.cap == cap
     with pytest.raises(LedgerError, match="rule"):

@@ -54,7 +54,8 @@ def one_by_one(cap: Filter, requests: int) -> int:
 
 def capped(url: str, room: int) -> Filter:
     """A cap with room for so many requests."""
-    cap = Filter(epsilon=Cost(mu_squared=ONE * (room + 0.5)).epsilon(1e-5), delta=1e-5)
+    any_cap = Filter(epsilon=1.0, delta=1e-5)
+    cap = Filter(epsilon=any_cap.spent(Cost(mu_squared=ONE * (room + 0.5))), delta=1e-5)
     Ledger(url).set_cap("race", epsilon=cap.epsilon, delta=cap.delta)
     return cap
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import sqlalchemy
 
 import dpsynth
 from dpsynth.encode.cells import LabelCells, LineCells
-from dpsynth.privacy.source import ROWS_PER_UNIT
+from dpsynth.privacy.source import ROWS_PER_UNIT, Numbers, Strings
 from dpsynth.sources import SQL, DuckDB, HeldRows, hold, read, rows
 from tests import postgres
 
@@ -310,3 +311,22 @@ def test_the_model_is_the_same_from_memory_and_from_disk(
         samples.append(synth.sample_typed(50, seed=1))
     for other in samples[1:]:
         pd.testing.assert_frame_equal(samples[0], other)
+
+
+@pytest.mark.parametrize("first", [1, 1.0, True, "1", Decimal("1.0")])
+def test_a_cell_of_mixed_types_reads_the_same_whatever_stands_before_it(first: object) -> None:
+    """To pandas 1, 1.0 and True are one value; one row would rename those of all others."""
+    values = [1, 1.0, True, None, Decimal("1.00"), "1", np.int64(1), np.nan]
+    cells = read(pd.DataFrame({"x": pd.Series([first, *values], dtype=object)})).cells["x"]
+    assert isinstance(cells, Strings)
+    texts = [None if code < 0 else cells.uniques[code] for code in cells.codes]
+    assert texts == [str(first), "1", "1.0", "True", None, "1.00", "1", "1", None]
+    assert len(set(cells.uniques)) == len(cells.uniques)
+
+
+def test_a_zero_has_no_sign() -> None:
+    """A sort puts one of two equal zeros first, which depends on all rows."""
+    numbers = np.zeros(1500)
+    numbers[1211] = -0.0
+    cells = read(pd.DataFrame({"x": numbers})).cells["x"]
+    assert isinstance(cells, Numbers) and not np.signbit(cells.data).any()

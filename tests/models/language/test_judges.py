@@ -321,7 +321,8 @@ def test_each_judge_shows_in_the_report_and_switched_off_all_is_as_before(
 @needs_embedder
 def test_judges_are_heeded_without_the_choice_by_means(synth: dpsynth.Synthesizer) -> None:
     plain, longest = (
-        judged(synth, select=False, judges=j).sample_typed(60, seed=1) for j in ((), (Longest(keep=0.34),))
+        judged(synth, select=False, overdraw=4.0, judges=j).sample_typed(60, seed=1)
+        for j in ((), (Longest(keep=0.25),))
     )
     lengths = [frame["note"].dropna().str.len().mean() for frame in (plain, longest)]
     assert lengths[1] > 1.3 * lengths[0]

@@ -110,14 +110,14 @@ def test_rows_of_any_length_stay_apart_and_a_mean_over_tokens_is_caught(tiny: st
     lm, reading = reading_of(tiny)
     lora.attach(lm.model, 2)
     probe, loss = reading.probe(len(lm.tokenizer), WHOLE, "cpu"), reading.loss(WHOLE, "cpu")
-    checked_clipper(lm.model, loss, probe, clipping="ghost", max_rows=3, cast=loss)
+    checked_clipper(lm.model, loss, probe, clipping="ghost", max_rows=3)
 
     def token_mean(model: nn.Module, rows: Rows) -> Tensor:
         tokens = (rows["text 0"][:, 1:] >= 0).sum(1)
         return loss(model, rows) * tokens / tokens.float().mean()
 
     with pytest.raises(PrivacyError, match="averaged over the batch or over its tokens"):
-        checked_clipper(lm.model, token_mean, probe, clipping="ghost", max_rows=1, cast=token_mean)
+        checked_clipper(lm.model, token_mean, probe, clipping="ghost", max_rows=1)
 
 
 def test_updates_of_both_kinds_of_linear_layers_are_added_to_the_weights(tiny: str, tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_clipping_is_right_for_the_tuned_model(tiny: str) -> None:
     lm, reading = reading_of(tiny)
     lora.attach(lm.model, 2)
     probe, loss = reading.probe(len(lm.tokenizer), WHOLE, "cpu"), reading.loss(WHOLE, "cpu")
-    found = checked_clipper(lm.model, loss, probe, clipping="auto", max_rows=1, cast=loss)
+    found = checked_clipper(lm.model, loss, probe, clipping="auto", max_rows=1)
     assert type(found) is type(clipper("ghost", lm.model))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy.integrate
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,23 +90,54 @@ def test_what_was_granted_never_passes_the_cap(events: list[Event], epsilon: flo
     assert total.epsilon(delta) <= epsilon * (1 + 1e-9)
     if rule == "rdp" and total != Cost():
         assert any(  # some order holds with its own share of delta
-            total.renyi[i] + math.log1p(-1 / order) - (math.log(cap.shares[i] * delta) + math.log(order)) / (order - 1)
+            total.renyi[i]
+            + math.log1p(-1 / order)
+            - (math.log(cap.shares[i] * delta / 2) + math.log(order)) / (order - 1)
             <= epsilon * (1 + 1e-9)
             for i, order in enumerate(ORDERS)
         )
 
 
-def test_a_gaussian_run_may_use_all_of_a_gaussian_cap() -> None:
+@pytest.mark.parametrize("failing", [0.0, 1e-7, 5e-7])
+def test_gaussian_runs_get_the_same_whatever_delta_others_take(failing: float) -> None:
     cap = Filter(epsilon=1.0, delta=1e-6)
-    mu = gaussian_mu(1.0, 1e-6)
-    assert cap.grants(Cost(mu_squared=mu**2)) and not cap.grants(Cost(mu_squared=mu**2 * 1.0001))
-    assert not cap.grants(Cost(mu_squared=0.01, delta=2e-6))
+    mu = gaussian_mu(1.0, 5e-7)
+    assert cap.grants(Cost(mu_squared=mu**2, delta=failing))
+    assert not cap.grants(Cost(mu_squared=mu**2 * 1.0001, delta=failing))
+    assert not cap.grants(Cost(mu_squared=0.01, delta=failing + 5.1e-7))
     assert cap.grants(Cost()) and cap.spent(Cost()) == 0.0
+
+
+def largest(granted: Callable[[float], bool], high: float) -> float:
+    low = 0.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if granted(middle) else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.3, 1e-5), (1.0, 1e-6), (8.0, 1e-6)])
+def test_asking_for_noise_or_for_delta_by_the_answer_does_not_pass_the_cap(epsilon: float, delta: float) -> None:
+    """One Gaussian answer; where it is telling, another of all the mu^2 that is left, else a failure of all the delta that is."""
+    cap = Filter(epsilon=epsilon, delta=delta)
+    first = 0.7 * gaussian_mu(epsilon, delta / 2) ** 2
+    more = largest(lambda mu_squared: cap.grants(Cost(mu_squared=first + mu_squared)), 1.0)
+    fails = largest(lambda failing: cap.grants(Cost(mu_squared=first, delta=failing)), delta)
+    assert more > 0.4 * first and fails > 0.4 * delta
+    mu, then = math.sqrt(first), math.sqrt(more)
+    x = np.linspace(mu - 12, mu + 12, 20_001)  # the first answer: around mu with the unit, around 0 without
+    left = epsilon - (mu * x - first / 2)  # of epsilon, once it is known
+    cdf = scipy.stats.norm.cdf
+    on = cdf(then / 2 - left / then) - np.exp(left) * cdf(-then / 2 - left / then)
+    off = fails + (1 - fails) * np.maximum(1 - np.exp(left), 0.0)
+    for telling in np.linspace(0, mu + 6, 25):
+        reached = scipy.integrate.trapezoid(scipy.stats.norm.pdf(x - mu) * np.where(x > telling, on, off), x)
+        assert reached <= delta * 1.001
 
 
 def test_a_renyi_cap_is_little_worse_for_gaussians_and_better_for_many_choices() -> None:
     gaussian, renyi = (Filter(epsilon=2.0, delta=1e-6, rule=rule) for rule in ("gdp", "rdp"))  # type: ignore[arg-type]
-    mu = gaussian_mu(2.0, 1e-6)
+    mu = gaussian_mu(2.0, 5e-7)
     assert renyi.grants(Cost(mu_squared=0.8 * mu**2))
     choice = cost_of([ExponentialMechanism(**FOR, sensitivity=1.0, epsilon=0.1)])
     granted = []
