@@ -200,7 +200,10 @@ def sample(
     """Draw synthetic rows from a model. Free: as often as you like."""
     from dpsynth.synthesizer import load
 
-    conditions = dict(_pair(w) for w in where or ())
+    pairs = [_pair(w) for w in where or ()]
+    conditions = dict(pairs)
+    if twice := sorted({name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1}):
+        raise SchemaError(f"--where: column {twice[0]!r} stands twice")
     table = load(model).sample(n, where=conditions or None, balance=balance, seed=seed)
     if out.suffix == ".parquet":
         table.to_parquet(out, index=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -48,10 +48,11 @@ class Column:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):  # callers may be untyped
             raise SchemaError("column names must be strings; rename the columns first")
-        if self.bounds is not None:
-            object.__setattr__(self, "bounds", tuple(self.bounds))
-        if self.categories is not None:
-            object.__setattr__(self, "categories", tuple(self.categories))
+        for fact in ("bounds", "categories"):
+            if isinstance(values := getattr(self, fact), Iterable) and not isinstance(values, str):
+                object.__setattr__(self, fact, tuple(values))
+            elif values is not None:
+                raise SchemaError(f"column {self.name!r}: {fact} are a list of values")
         for problem in self._problems():
             raise SchemaError(f"column {self.name!r}: {problem}")
 
@@ -66,12 +67,15 @@ class Column:
                 yield "bounds need kind numeric, datetime or timedelta"
             if len(self.bounds) != 2:
                 yield "bounds are a pair (lowest, highest)"
+                return
             low, high = self.bounds
             if isinstance(low, str) != isinstance(high, str) or (isinstance(low, str) and self.kind != "datetime"):
                 yield "bounds are two numbers, or two ISO dates for kind datetime"
-            if not isinstance(low, str) and not (math.isfinite(float(low)) and math.isfinite(float(high))):
+            elif isinstance(low, str) and not (_is_date(low) and _is_date(high)):
+                yield "bounds of a datetime are ISO dates, such as 2020-01-31"
+            elif not isinstance(low, str) and not (math.isfinite(float(low)) and math.isfinite(float(high))):
                 yield "bounds must be finite"
-            if low > high:  # type: ignore[operator]  # both numbers or both ISO strings, checked above
+            elif low > high:  # type: ignore[operator]  # both numbers or both ISO strings, checked above
                 yield "the lower bound is above the upper bound"
         if self.categories is not None:
             if self.kind not in ("categorical", "boolean"):
@@ -105,3 +109,12 @@ class Column:
         if unknown := sorted(set(obj) - known):
             raise SchemaError(f"column {obj['name']!r}: unknown field {unknown[0]!r}; known are {sorted(known)}")
         return cls(**obj)
+
+
+def _is_date(text: Bound) -> bool:
+    import pandas as pd
+
+    try:
+        return not pd.isna(pd.Timestamp(text))
+    except (ValueError, TypeError):
+        return False

@@ -21,6 +21,9 @@ from dpsynth.privacy.source import FloatArray, Strings
 from dpsynth.privacy.table import Measurement, Vocabulary
 from dpsynth.schema import Column, Kind
 
+# A vote on a column's form counts from so many sd on.
+FORM_SEEN = 3.5
+
 
 def without_identifiers(found: Vocabulary) -> Vocabulary:
     """What was bought, less values that hold a valid identifier, however many units hold them. Post-processing."""
@@ -59,15 +62,17 @@ def together(first: Vocabulary | None, second: Vocabulary) -> Vocabulary:
     )
 
 
-def kind_of(form: Measurement) -> Kind:
-    """The kind that most cells of a string column speak for."""
+def kind_of(form: Measurement) -> Kind | None:
+    """The kind that most cells of a string column speak for; None where noise hides what they say."""
     votes = form.values[1:]
     known = float(votes.sum())
-    if known <= 4 * form.sigma * math.sqrt(len(votes)):
-        return "categorical"  # nothing to be seen: nothing is made up
-    if votes[FormOf.NUMBER - 1] >= 0.9 * known:
+    if votes.max() <= FORM_SEEN * form.sigma:
+        return None
+    # Of a line, the others may be a tenth, or what their noise alone may make of them.
+    others = max(0.1 * known, 2 * form.sigma * math.sqrt(len(votes) - 1))
+    if known - votes[FormOf.NUMBER - 1] <= others:
         return "numeric"
-    if votes[FormOf.DATE - 1] >= 0.9 * known:
+    if known - votes[FormOf.DATE - 1] <= others:
         return "datetime"
     return "text" if votes[FormOf.TEXT - 1] >= 0.5 * known else "categorical"
 

@@ -16,6 +16,7 @@ import numpy as np
 from dpsynth.console import Progress, make_progress
 from dpsynth.declared import may_be_numbered, needs_votes
 from dpsynth.encode.questions import Classifier, IdentifierIn, RangeOf
+from dpsynth.privacy.errors import PIIError
 from dpsynth.privacy.source import Cells, IntArray, Numbers, Strings
 from dpsynth.schema import Schema
 from dpsynth.sources import Rows, SourceColumn, read
@@ -38,7 +39,7 @@ def scan(
         steps.stage("reading the table")
         rows = read(data)
         require_clean_names([c.name for c in rows.columns])
-        declared = Schema.load(schema) if isinstance(schema, str | Path) else schema
+        declared = None if schema is None else Schema.of(schema)
         steps.stage("loading the detector")
         detector = load_detector("patterns" if patterns_only else "full")
         voted_on = [c.name for c in rows.columns if needs_votes(c, declared)]
@@ -128,7 +129,7 @@ def copies(real: Any, synthetic: Any, schema: Schema | str | Path | None = None)
     """
     from dpsynth.privacy.pii import find_copies
 
-    declared = Schema.load(schema) if isinstance(schema, str | Path) else schema
+    declared = None if schema is None else Schema.of(schema)
     public = [str(v) for c in (declared.columns if declared is not None else ()) for v in c.categories or ()]
     return find_copies(_strings(read(real)), _strings(read(synthetic)), public=public)
 
@@ -151,4 +152,7 @@ def scrub(texts: Sequence[str]) -> list[str]:
     """
     from dpsynth.privacy.pii import load_detector
 
-    return load_detector().scrub(list(texts))
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not all(isinstance(text, str) for text in texts):
+        raise PIIError("scrub takes strings; leave missing ones out")
+    return load_detector().scrub(texts)

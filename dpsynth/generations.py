@@ -57,7 +57,7 @@ def collapse(
     """
     if isinstance(generations, bool) or not isinstance(generations, int) or generations < 1:
         raise SchemaError("generations must be a whole number of at least 1")
-    schema = Schema.load(schema) if isinstance(schema, str | Path) else schema
+    schema = None if schema is None else Schema.of(schema)
     real = to_pandas(data)
     fits = generations if mix else 1
     cost, *total = total_cost(fits, epsilon, delta, model)

@@ -110,6 +110,12 @@ class ColumnFacts:
     reason: str
     codec: Codec | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no value of the column is known, so that all its cells are missing; texts are another matter."""
+        is_labelled = self.codec is not None and isinstance(self.codec.cells, LabelCells)
+        return is_labelled and self.treatment == "modelled" and not self.codec.cells.labels  # type: ignore[union-attr]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Domain:
@@ -184,6 +190,7 @@ class _Learner:
         self.guessed: dict[str, set[float]] = {}
         self.totals: list[tuple[float, float]] = []  # noisy counts of all units, and their variances
         self.known: dict[str, float] = {}  # units whose cell is not missing
+        self.unclear: set[str] = set()  # columns whose kind noise hides
 
     def run(self, columns: list[Column], voted_on: Sequence[str], numbers: Sequence[str]) -> Domain:
         columns = [self._unit(c) if c.name == self.table.unit else c for c in columns]
@@ -305,7 +312,9 @@ class _Learner:
         unknown = [c for c in self._open(columns) if c.kind is None]
         each = self.split.schema * self.total / max(len(self._open(columns)), 1)
         forms = self._ask([FormOf(c.name) for c in unknown], "form", FORM_PART * each)
-        kinds = {c.name: kind_of(m) for c, m in zip(unknown, forms, strict=True)}
+        seen = {c.name: kind_of(m) for c, m in zip(unknown, forms, strict=True)}
+        self.unclear = {name for name, kind in seen.items() if kind is None}
+        kinds: dict[str, Kind] = {name: kind or "categorical" for name, kind in seen.items()}  # nothing is made up
         self.known = {c.name: float(m.values[1:].sum()) for c, m in zip(unknown, forms, strict=True)}
         columns = [replace(c, kind=kinds[c.name]) if c.name in kinds else c for c in columns]
         lines = [c for c in self._open(columns) if c.kind in SCALES]
@@ -328,7 +337,8 @@ class _Learner:
         """Edges of the buckets that look occupied, from the first to the last, and their noisy counts."""
         (m,) = self._ask([grid], "range", mu_squared)
         counts = m.values[:-1]
-        first, last = occupied_span(counts, m.sigma, growth=OVER_BUCKETS, likely=grid.likely)
+        top = int(np.argmax(counts))  # where nothing is seen
+        first, last = occupied_span(counts, m.sigma, growth=OVER_BUCKETS, likely=grid.likely) or (top, top + 1)
         return grid.edges[first : last + 1], counts[first:last]
 
     def _ask(self, codings: Sequence[Coding], what: str, each: float) -> list[Measurement]:
@@ -365,7 +375,9 @@ class _Learner:
                 self._make_up_labels(c.name)
         for c in self._open(columns):
             found = self.vocabularies.get(c.name)
-            if c.kind == "categorical" and found and not found.values and self.distinct.get(c.name, 0) > LOOKED_AT:
+            if c.name in self.unclear or c.kind != "categorical" or found is None or found.values:
+                continue
+            if self.distinct.get(c.name, 0) > LOOKED_AT:
                 self.treatments[c.name] = "id"
                 self.reasons[c.name] = "nearly all values differ; regenerated as ids"
                 columns = [replace(o, kind="id") if o.name == c.name else o for o in columns]

@@ -41,8 +41,12 @@ class Schema:
     constraints: tuple[Constraint, ...] = ()
 
     def __init__(self, columns: Iterable[Column], constraints: Iterable[Constraint] = ()) -> None:
-        object.__setattr__(self, "columns", tuple(columns))
+        object.__setattr__(self, "columns", tuple(columns) if isinstance(columns, Iterable) else ())
         object.__setattr__(self, "constraints", tuple(constraints))
+        if not isinstance(columns, Iterable) or any(
+            not isinstance(c, Column) for c in self.columns
+        ):  # callers may be untyped
+            raise SchemaError("a schema is a list of columns: Schema([Column(...), ...])")
         names = [c.name for c in self.columns]
         if not names:
             raise SchemaError("a schema needs at least one column")
@@ -97,6 +101,15 @@ class Schema:
 
     def save(self, path: str | Path) -> None:
         Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def of(cls, schema: Schema | str | Path) -> Schema:
+        """A schema, or the one in a JSON file."""
+        if isinstance(schema, Schema):
+            return schema
+        if isinstance(schema, str | Path):
+            return cls.load(schema)
+        raise SchemaError("schema: a dpsynth.Schema or the path of its JSON file")
 
     @classmethod
     def load(cls, path: str | Path) -> Schema:

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -59,7 +60,7 @@ PHASES: dict[str, Phase] = {
 GATE_PARTS = {"candidates": 0.25, "independent": 0.1, "pairs": 0.2, "groups": 0.3}
 # The one-way stage's share at mu = .24 (epsilon 1, delta 1e-6), the power of mu by which it falls, and its bounds: pairs drown in the noise
 # of a small budget, and columns are what it can tell. Measured, see docs/marginals.md.
-ONE_WAY, ONE_WAY_FALLS, ONE_WAY_BOUNDS = 0.15, 0.4, (0.13, 0.35)
+ONE_WAY, ONE_WAY_FALLS, ONE_WAY_BOUNDS = 0.18, 0.31, (0.13, 0.35)
 # Codes of a column when pairs are looked at, at most: all of them, or merged to so many.
 RESOLUTIONS = (None, 10, 5)
 # A column of numbers with at most this many whole values has a cell for each (as in `learn`).
@@ -329,7 +330,7 @@ def _verdict(cell: CellPlan) -> str:
 
 
 def plan(
-    schema: Schema,
+    schema: Schema | str | Path,
     *,
     epsilon: float,
     delta: float = 1e-6,
@@ -337,7 +338,7 @@ def plan(
     gate: Watching | None = None,
     split: Split | None = None,
 ) -> BudgetPlan:
-    """The split that `fit` would use for a table of this schema; touches no data.
+    """The split that `fit` would use for a table of this schema (or that in a JSON file); touches no data.
 
     n_rows: the number of units, if it is *public*, to set the noise in proportion to what a cell holds.  gate: that of the fit.
     Columns without a kind are planned for as if all about them had to be learned.
@@ -348,7 +349,7 @@ def plan(
     >>> round(sum(line.share for line in plan.lines), 9)
     1.0
     """
-    cost = budget_of(epsilon, delta)
+    schema, cost = Schema.of(schema), budget_of(epsilon, delta)
     split = split or Split.of(cost)
     _require_sound(delta, n_rows)
     queries = _queries(schema)

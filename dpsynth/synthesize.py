@@ -152,11 +152,13 @@ def fit(
     require_budget(epsilon, delta)
     for text in budget_warnings(epsilon, delta, None).values():
         warnings.warn(text, stacklevel=2)
+    if gate != "auto" and not isinstance(gate, Gate):
+        raise SchemaError("gate: 'auto' or a dpsynth.Gate")
     rng_seed, key = _public_randomness(insecure_seed)
     settings = Settings(
         epsilon=float(epsilon),
         delta=float(delta),
-        schema=Schema.load(schema) if isinstance(schema, str | Path) else schema,
+        schema=None if schema is None else Schema.of(schema),
         generator=_limited(generator_of(model), max_seconds, max_memory),
         gate=Gate() if gate == "auto" else gate,
         split=Split.of(budget_of(float(epsilon), float(delta))),
@@ -189,6 +191,9 @@ def fit(
     if model == "auto" and not synth.writers and (empty := sorted(texts_of(synth.domain))):
         text = "model='language' has them written, at some tens a second"
         warnings.warn(f"texts are left empty ({', '.join(empty)}); {text}", stacklevel=2)
+    if lost := [fact.column.name for fact in synth.domain.facts if fact.is_empty]:
+        text = "their cells are left missing; declare them in a schema, or spend more epsilon"
+        warnings.warn(f"nothing could be learned of {', '.join(map(repr, lost))}: {text}", stacklevel=2)
     return synth
 
 

@@ -117,6 +117,8 @@ class Synthesizer:
         instead of the input's frame and dtypes; or a SparkSession, for a Spark DataFrame whose partitions the executors draw.
         Raises SchemaError for a column or value that cannot be conditioned on; ModelError where texts are to be written in a cluster.
         """
+        if where is not None and not isinstance(where, Mapping):
+            raise SchemaError("where is a mapping of columns to values")
         if is_session(frame):
             return self._spread(frame, self.n_rows if n is None else _checked(n), dict(where or {}), seed, balance)
         table = self._table(n, dict(where or {}), seed, balance)
@@ -210,6 +212,8 @@ class Synthesizer:
     ) -> pd.DataFrame:
         if n is not None:
             n = _checked(n)
+        if seed is not None and not seed >= 0:
+            raise SchemaError("seed must be 0 or more")
         if seed is None:
             own = n is None and not where and balance is None
             seed = self.seed if own else secrets.randbits(63)

@@ -215,3 +215,53 @@ def test_missing_model_of_the_detector_fails_before_anything_is_spent(
         dpsynth.fit(GOOD, epsilon=1.0, progress=False)
     engine._load.cache_clear()
     assert nothing_spent(own_ledger)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_numbers_of_a_small_table_keep_their_range_where_noise_hides_each_of_them(seed: int) -> None:
+    """Power: the largest of the noisy cells used to be taken for the only value."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"age": rng.integers(0, 95, 400), "sex": rng.random(400) < 0.5})
+    with pytest.warns(UserWarning, match="NOT PRIVATE"):
+        ages = dpsynth.fit(table, epsilon=1.0, insecure_seed=seed, progress=False).sample(1000, seed=1)["age"]
+    assert ages.nunique() > 20 and 20 < ages.median() < 130
+
+
+def test_strings_of_numbers_in_a_small_table_are_numbers_and_what_stays_hidden_is_said() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"income": rng.integers(10_000, 90_000, 800).astype(str), "group": rng.choice(["a", "b"], 800)}
+    )
+    with pytest.warns(UserWarning, match="NOT PRIVATE"):
+        synth = dpsynth.fit(table, epsilon=1.0, insecure_seed=1, progress=False, patterns_only=True)
+    assert synth.schema["income"].kind == "numeric" and pd.to_numeric(synth.sample(300)["income"]).nunique() > 20
+    with pytest.warns(UserWarning, match="nothing could be learned of 'group', 'income'"):
+        dpsynth.fit(table[["group", "income"]], epsilon=0.01, progress=False, patterns_only=True)
+
+
+def test_integers_beyond_float64_and_categories_that_are_no_strings() -> None:
+    from dpsynth.sources.layout import Layout
+
+    table = pd.DataFrame({"i": np.array([2**63 - 1]), "u": np.array([2**64 - 1], np.uint64)})
+    restored = Layout.of_pandas(table).restore(pd.DataFrame({"i": [2.0**63], "u": [2.0**64]}))
+    assert restored["i"][0] > 2**62 and restored["u"][0] > 2**63 and restored.dtypes.equals(table.dtypes)
+    for values in ([1, 2, 3], pd.to_datetime(["2020-01-01", "2021-01-01", "2022-01-01"])):
+        column = pd.Series(pd.Categorical(values))
+        again = Layout.of_pandas(pd.DataFrame({"c": column})).restore(pd.DataFrame({"c": pd.Series(list(values[:2]))}))
+        assert again["c"].tolist() == list(values[:2])
+
+
+def test_wrong_arguments_say_what_is_wanted(own_ledger: Path) -> None:
+    for wrong in ({"bounds": ("2020-01-01", "foo")}, {"bounds": 5}):
+        with pytest.raises(dpsynth.SchemaError, match="'w'"):
+            Column("w", "datetime", **wrong)  # type: ignore[arg-type]
+    for columns in (["a"], Column("a")):
+        with pytest.raises(dpsynth.SchemaError, match="list of columns"):
+            Schema(columns)  # type: ignore[arg-type]
+    with pytest.raises(dpsynth.SchemaError, match="path of its JSON"):
+        dpsynth.fit(GOOD, epsilon=1.0, schema=5, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(dpsynth.SchemaError, match="gate"):
+        dpsynth.fit(GOOD, epsilon=1.0, gate="foo", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(dpsynth.PIIError, match="strings"):
+        dpsynth.scrub([None])  # type: ignore[list-item]
+    assert nothing_spent(own_ledger)

@@ -22,6 +22,8 @@ from dpsynth.encode.grid import (
 from dpsynth.privacy.source import FloatArray, IntArray
 
 MAX_LABELS = 64
+# A span of cells is believed where it holds this share, at least, of what the coarser histogram saw.
+CREDIBLE = 0.5
 # A guessed atom is kept when it stands this many sd of its noise above zero: there are a dozen guesses to a column.
 STANDS_OUT = 4.0
 
@@ -88,11 +90,13 @@ def _line(
 ) -> tuple[FloatArray, IntArray]:
     place = np.arange(len(known))
     # Where each cell is one value, a value too many would be one that cannot occur; an interval too many costs little.
-    first, last = (
-        occupied_span(known, sigma, growth=OVER_INTERVALS if cells.edges else OVER_WHOLE) if trim else (0, len(known))
-    )
-    if trim and cells.edges:
-        first, last = _cut_at_atoms(cells, known, sigma, first, last)
+    seen = occupied_span(known, sigma, growth=OVER_INTERVALS if cells.edges else OVER_WHOLE) if trim else None
+    if seen and cells.edges:
+        seen = _cut_at_atoms(cells, known, sigma, *seen)
+    if seen and coarse is not None and float(_by_coarse(cells, coarse)[slice(*seen)].sum()) < CREDIBLE:
+        seen = None  # noise hides most of what the coarser histogram saw
+    # Where nothing is to be seen in single cells, the range that was learned before is all that is known.
+    first, last = seen or (0, len(known))
     within_span = (place >= first) & (place < last)
     known = np.where(within_span, known, 0.0)
     weights = np.maximum(known, 0.0)
@@ -101,6 +105,8 @@ def _line(
         smoothed = within_span & ((cells.low < cells.high) if cells.edges else True)
         expected = _expected(cells, coarse)[smoothed]
         weights[smoothed] = denoise(known[smoothed], expected, sigma)
+        if not weights.sum() > 0:
+            weights[smoothed] = expected * max(float(coarse[1].sum()), 1.0)
     within = slice(first, last)
     groups = np.zeros(len(known), np.int64)
     groups[within] = line_groups(
@@ -113,8 +119,13 @@ def _line(
 def _expected(cells: LineCells, coarse: Coarse) -> FloatArray:
     """What to expect of each cell, where nothing is seen: half by the coarser histogram, half alike for all."""
     even = np.full(len(cells.low), 1 / max(len(cells.low), 1))
-    by_width = expected_shares(cells.low, cells.high, *coarse)
-    return 0.5 * even + 0.5 * by_width
+    return 0.5 * even + 0.5 * _by_coarse(cells, coarse)
+
+
+def _by_coarse(cells: LineCells, coarse: Coarse) -> FloatArray:
+    """Share of each cell, if every bucket of the coarser histogram were even inside; of a whole number, that up to the next."""
+    high = cells.high if cells.edges or cells.step is None else cells.low + cells.step
+    return expected_shares(cells.low, high, *coarse)
 
 
 def _cut_at_atoms(cells: LineCells, known: FloatArray, sigma: float, first: int, last: int) -> tuple[int, int]:

@@ -36,8 +36,8 @@ HIDDEN = 3.0
 
 def occupied_span(
     counts: FloatArray, sigma: float, *, growth: Growth, likely: BoolArray | None = None
-) -> tuple[int, int]:
-    """(first, last + 1) of the cells that hold rows, as far as the noise lets one see; the largest cell where nothing is seen.
+) -> tuple[int, int] | None:
+    """(first, last + 1) of the cells that hold rows, as far as the noise lets one see; None where nothing is seen.
 
     An end lies where the outermost significant run of cells ends, each run being as short as its significance allows: so a
     single heavy cell and a broad thin tail are both found. From there it goes on over neighbouring cells on lesser evidence.
@@ -46,8 +46,7 @@ def occupied_span(
     likely = np.zeros(len(counts), bool) if likely is None else likely
     last, first = _outer_end(counts, sigma, likely), len(counts) - _outer_end(counts[::-1], sigma, likely[::-1])
     if first >= last:
-        top = int(np.argmax(counts))
-        return top, top + 1
+        return None
     need = growth.deviations * sigma
     last += _grown(counts[last:], need, growth.reach)
     first -= _grown(counts[:first][::-1], need, growth.reach)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def evaluate(
     real: Any,
     synthetic: Any,
     holdout: Any = None,
-    schema: Schema | None = None,
+    schema: Schema | str | Path | None = None,
     *,
     sdmetrics: bool = False,
     learners: bool = True,
@@ -87,6 +88,7 @@ def evaluate(
     cells = {"real": read(real).cells, "synthetic": read(synthetic).cells}
     if holdout is not None:
         cells["other"] = read(holdout).cells
+    schema = None if schema is None else Schema.of(schema)
     columns = comparable(cells, schema)
     bins = columns.bins(cells["real"])
     names = list(bins)

@@ -100,8 +100,9 @@ def _cast(column: pd.Series[Any], dtype: Any) -> pd.Series[Any]:
         if column.isna().any() and isinstance(dtype, np.dtype):
             return column.astype("Int64")
         info = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
-        whole = pd.to_numeric(column).round().clip(float(info.min), float(info.max))
-        return pd.Series(whole.astype("Int64").astype(dtype))
+        highest = float(info.max) if int(float(info.max)) <= info.max else np.nextafter(float(info.max), 0.0)
+        whole = pd.to_numeric(column).round().clip(float(info.min), highest)
+        return pd.Series(whole.astype("UInt64" if info.min == 0 else "Int64").astype(dtype))
     if pd.api.types.is_bool_dtype(dtype) and column.isna().any() and isinstance(dtype, np.dtype):
         return column.astype("boolean")
     if isinstance(dtype, pd.DatetimeTZDtype):
@@ -113,8 +114,9 @@ def _cast(column: pd.Series[Any], dtype: Any) -> pd.Series[Any]:
 
 def _categorical(column: pd.Series[Any], dtype: pd.CategoricalDtype) -> pd.Series[Any]:
     """Back to a pandas categorical: labels that stand for the dtype's own values become those values again."""
-    own = {str(value): value for value in dtype.categories}
+    # By what it reads as, or, where numbers or dates were learned, by itself.
+    own = {value: value for value in dtype.categories} | {str(value): value for value in dtype.categories}
     seen = set(column.dropna())
-    kept = [value for label, value in own.items() if label in seen]
+    kept = [value for value in dtype.categories if value in seen or str(value) in seen]
     values = column.map(lambda label: own.get(label, label), na_action="ignore")
     return pd.Series(pd.Categorical(values, categories=kept, ordered=bool(dtype.ordered)), index=column.index)
