@@ -66,14 +66,13 @@ def kind_of(form: Measurement) -> Kind | None:
     """The kind that most cells of a string column speak for; None where noise hides what they say."""
     votes = form.values[1:]
     known = float(votes.sum())
+    top = int(votes.argmax()) + 1
     if votes.max() <= FORM_SEEN * form.sigma:
         return None
     # Of a line, the others may be a tenth, or what their noise alone may make of them.
     others = max(0.1 * known, 2 * form.sigma * math.sqrt(len(votes) - 1))
-    if known - votes[FormOf.NUMBER - 1] <= others:
-        return "numeric"
-    if known - votes[FormOf.DATE - 1] <= others:
-        return "datetime"
+    if top in (FormOf.NUMBER, FormOf.DATE) and known - votes.max() <= others:
+        return "numeric" if top == FormOf.NUMBER else "datetime"
     return "text" if votes[FormOf.TEXT - 1] >= 0.5 * known else "categorical"
 
 

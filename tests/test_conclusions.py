@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dpsynth.conclusions import together
-from dpsynth.privacy.table import Vocabulary
+from dpsynth.conclusions import kind_of, together
+from dpsynth.privacy.table import Measurement, Vocabulary
 
 
 def found(sigma: float, **counts: float) -> Vocabulary:
@@ -28,3 +28,19 @@ def test_the_looks_noise_is_what_it_is_said_to_be() -> None:
         for _ in range(4000)
     ]
     assert np.std(drawn) == pytest.approx(24.0, rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("votes", "kind"),  # missing, numbers, dates, labels, texts, with noise of sd 1
+    [
+        ((9, 900, 3, -2, 1), "numeric"),
+        ((0, 1, 900, -3, 2), "datetime"),
+        ((0, 900, 0, 300, 0), "categorical"),
+        ((0, 2, 0, 100, 400), "text"),
+        ((0, 8, 1, 2, -1), "numeric"),  # few rows: the others may be noise
+        ((0, 2, -1, 4, 0), "categorical"),  # labels lead, whatever noise takes off the sum
+        ((90, 3, 1, 2, 3), None),
+    ],
+)
+def test_the_kind_of_strings_is_what_stands_out_of_the_noise(votes: tuple[float, ...], kind: str | None) -> None:
+    assert kind_of(Measurement(values=np.array(votes, float), sigma=1.0)) == kind
