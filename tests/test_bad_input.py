@@ -132,6 +132,7 @@ def test_mixed_types_in_a_column_become_labels() -> None:
     assert set(fitted(table)["m"].dropna()) <= {"1", "one", "2.5", "True"}
 
 
+@pytest.mark.slow
 def test_strings_that_hardly_repeat(own_ledger: Path) -> None:
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"u": [f"u{x:x}" for x in rng.integers(0, 2**60, 20_000)], "k": rng.integers(0, 3, 20_000)})
@@ -161,6 +162,7 @@ def test_tiny_and_huge_epsilon() -> None:
         assert synth.sample(50).shape == (50, 3)
 
 
+@pytest.mark.slow
 def test_odd_numbers_and_dtypes() -> None:
     rng = np.random.default_rng(0)
     n = 2000
@@ -198,6 +200,7 @@ def test_missing_unit_ids_count_as_one_unit() -> None:
     assert (out["x"] == "one").mean() > 0.9
 
 
+@pytest.mark.slow
 def test_a_table_of_identifiers_alone_is_refused() -> None:
     table = pd.DataFrame({"email": [f"maria.gonzalez{i}@mailbox.org" for i in range(2000)]})
     with pytest.raises(dpsynth.SchemaError, match="identifiers"):

@@ -78,6 +78,7 @@ def test_a_peer_finds_the_pairs_that_depend_and_spends_what_it_was_given(peer: A
     assert made["b"].max() < 5 and np.mean(made["c"] == made["a"]) < 0.4
 
 
+@pytest.mark.slow
 def test_a_peer_spends_its_budget_in_thirds_on_a_tree_that_spans(peer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     spent, asked, trees = [], [], []
     measured, tree = peer.mst._measured, peer.mst._tree

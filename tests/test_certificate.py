@@ -43,7 +43,7 @@ def test_a_statement_counts_the_runs_before_it(tmp_path: Path) -> None:
     assert second.history.cap == (5.0, 1e-5) and other.history is not None and other.history.cap is None
     (record,) = [d for d in ledger.datasets() if d.name == "people"]
     whole = ledger.spent(record.id)
-    assert second.history.cost.epsilon(second.history.delta) == pytest.approx(whole.epsilon)
+    assert second.history.cost.epsilon(second.history.delta) < whole.epsilon < 1.4  # a filter costs a little more
     assert second.history.meaning.advantage > second.meaning.advantage
 
 

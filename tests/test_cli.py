@@ -47,6 +47,7 @@ def test_verify_sample_and_evaluate(desk: Path) -> None:
     assert report["target"][0] == "group"
 
 
+@pytest.mark.slow
 def test_a_table_of_a_database(desk: Path) -> None:
     table = pd.read_csv(desk / "t.csv")
     engine = sqlalchemy.create_engine(f"sqlite:///{desk / 'people.sqlite'}")
@@ -63,6 +64,7 @@ def test_a_table_of_a_database(desk: Path) -> None:
     assert no_database.returncode == 2 and "--table goes with" in no_database.stderr and not (desk / "never").exists()
 
 
+@pytest.mark.slow
 def test_budget_commands(desk: Path) -> None:
     shown = dpsynth("budget", "show", "--ledger", "l.db", "--json", cwd=desk)
     (spent,) = json.loads(shown.stdout)["datasets"]

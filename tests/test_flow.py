@@ -230,6 +230,7 @@ def test_other_frames_come_back_as_they_went_in(frame: str) -> None:
     assert type(out) is type(table) and out.shape == (20, 4)
 
 
+@pytest.mark.slow
 def test_files_are_read_by_path_and_csv_types_are_learned(tmp_path: Path) -> None:
     table = mixed_table(3000)[["age", "income", "joined", "city", "group"]]
     table["code"] = np.where(table["age"] < 50, "007", "042")

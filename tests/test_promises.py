@@ -144,6 +144,7 @@ def test_errors_with_their_context_carry_no_value(tmp_path: Path) -> None:
         assert found_in("".join(traceback.format_exception(caught.value))) == []
 
 
+@pytest.mark.slow
 def test_an_insecure_seed_is_repeatable_and_says_so_everywhere(table: pd.DataFrame, tmp_path: Path) -> None:
     frames = []
     for i in range(2):

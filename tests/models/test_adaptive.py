@@ -78,6 +78,7 @@ def test_where_room_is_short_it_goes_to_what_others_do_not_explain() -> None:
     assert needed <= bought["adaptive"] and not needed <= bought["dense"]
 
 
+@pytest.mark.slow
 def test_pairs_beyond_the_tree_are_met_too() -> None:
     table = planted(20_000)
     synth = adaptive(table, max_cells=40)

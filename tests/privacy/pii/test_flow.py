@@ -37,6 +37,7 @@ def people() -> pd.DataFrame:
     )
 
 
+@pytest.mark.slow
 def test_identifiers_that_are_numbers_are_dropped_and_counts_are_kept() -> None:
     schema = Schema(
         [Column("status", "categorical"), Column("country", "categorical", categories=["France", "Germany"])]
@@ -70,6 +71,7 @@ def test_what_the_user_declares_decides(tmp_path: Path) -> None:
     assert found["ssn"] == ("drop", False) and found["phones"] == ("keep", False)
 
 
+@pytest.mark.slow
 def test_a_scan_and_a_fit_say_the_same_of_labels_and_of_texts_and_labels_that_are_names_are_made_up(
     tmp_path: Path,
 ) -> None:
