@@ -198,7 +198,7 @@ def test_the_model_is_that_of_the_data_frame_and_sums_alone_reach_the_driver(
 ) -> None:
     table = people(400, 5)
     table["person"] -= 2**53
-    classic = pyspark.sql.classic.dataframe.DataFrame
+    classic = type(session.range(1))
     collected: list[pa.Table] = []
     to_arrow = classic.toArrow
 
