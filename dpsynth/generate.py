@@ -22,7 +22,7 @@ from dpsynth.models.protocol import Steps, TableModel, TextModel
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray
 from dpsynth.schema import Column
-from dpsynth.values import LINES, Own, as_label
+from dpsynth.values import LINES, Own, as_label, off_the_line
 
 # Stands in a column of texts for one that is still to be written. It is put in by code, where no value is, not by value.
 TO_WRITE = "\x00to write"
@@ -381,7 +381,8 @@ def condition(codec: Codec, column: Column, value: Any) -> tuple[FloatArray, Any
     own = _in_own_terms(column, value)
     fine = int(codec.cells.encode(cells_of(own))[0])
     share = codec.shares[fine]
-    if share <= 0 or (isinstance(codec.cells, LabelCells) and fine == codec.cells.other):
+    unknown = share <= 0 or (isinstance(codec.cells, LabelCells) and fine == codec.cells.other)
+    if unknown or (column.kind in LINES and off_the_line(column, np.array([own])).any()):
         raise SchemaError(f"where: column {column.name!r} has no such value in the model; see its schema")
     weights = np.zeros(codec.size)
     group = int(codec.groups[fine])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dpsynth.column import Kind
+from dpsynth.column import Column, Kind
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.privacy.source import BoolArray, FloatArray, IntArray
 
@@ -70,6 +70,18 @@ def matching(cells: Own, items: Iterable[Item], kind: Kind | None) -> BoolArray:
         else:
             out |= np.asarray(cells == own(item, "categorical" if labels else kind), bool)
     return out
+
+
+def off_the_line(column: Column, values: FloatArray) -> BoolArray:
+    """Which values of a number line are out of the column's bounds, or not whole where they are to be; missing ones never are."""
+    wrong = np.zeros(len(values), bool)
+    if column.bounds is not None:
+        low, high = span((column.bounds[0], column.bounds[1]), column.kind)
+        slack = 1e-9 * max(abs(low), abs(high), 1.0)
+        wrong |= (values < low - slack) | (values > high + slack)
+    if column.integer:
+        wrong |= np.abs(values - np.rint(values)) > 1e-9 * np.maximum(np.abs(values), 1.0)
+    return wrong
 
 
 def coded(cells: Own) -> tuple[IntArray, Own]:

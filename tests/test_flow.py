@@ -68,6 +68,18 @@ def test_where_conditions_exactly_and_follows_the_model(table: pd.DataFrame, syn
     assert both["member"].all() and set(both["level"]) == {"mid"}
 
 
+@pytest.mark.parametrize(
+    "where",
+    [{"age": -5}, {"age": 200}, {"age": 40.5}, {"stay": "400d"}, {"group": "middle"}],
+    ids=["below", "above", "not whole", "too long", "no such label"],
+)
+def test_a_value_that_the_schema_does_not_allow_is_no_condition(
+    synth: dpsynth.Synthesizer, where: dict[str, object]
+) -> None:
+    with pytest.raises(dpsynth.SchemaError, match="no such value"):
+        synth.sample(5, where=where)
+
+
 def test_balance_makes_labels_equally_frequent_and_rows_still_fit_them(synth: dpsynth.Synthesizer) -> None:
     drawn = synth.sample(6000, balance="group", seed=0)
     assert set(drawn["group"]) == {"old", "young"}

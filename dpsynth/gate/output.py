@@ -11,10 +11,10 @@ from dpsynth.encode.cells import LabelCells
 from dpsynth.encode.parse import numbers
 from dpsynth.enforce import SCALES, violations
 from dpsynth.learn import ColumnFacts, Domain
-from dpsynth.privacy.source import Cells, FloatArray, Numbers
+from dpsynth.privacy.source import Cells, Numbers
 from dpsynth.schema import Column
 from dpsynth.sources import read
-from dpsynth.values import as_label, span
+from dpsynth.values import as_label, off_the_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def outside(column: Column, cells: Cells) -> int:
     """Cells that a column's facts do not allow: out of bounds, no category, not whole, missing where none may be."""
     if column.kind in SCALES:
         values = numbers(cells, SCALES[column.kind])
-        wrong = _off_the_line(column, values)
+        wrong = off_the_line(column, values)
         missing = np.isnan(values)
         if not isinstance(cells, Numbers):  # strings that are no number
             wrong |= missing & (cells.codes >= 0)
@@ -70,17 +70,6 @@ def outside(column: Column, cells: Cells) -> int:
     if column.nullable is False:
         wrong = wrong | missing
     return int(wrong.sum())
-
-
-def _off_the_line(column: Column, values: FloatArray) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    wrong = np.zeros(len(values), bool)
-    if column.bounds is not None:
-        low, high = span((column.bounds[0], column.bounds[1]), column.kind)
-        slack = 1e-9 * max(abs(low), abs(high), 1.0)
-        wrong |= (values < low - slack) | (values > high + slack)
-    if column.integer:
-        wrong |= np.abs(values - np.rint(values)) > 1e-9 * np.maximum(np.abs(values), 1.0)
-    return wrong
 
 
 def _identifiers(table: pd.DataFrame) -> OutputCheck:
