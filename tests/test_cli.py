@@ -15,7 +15,7 @@ from tests.conftest import mixed_table
 
 
 def dpsynth(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from dpsynth.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-m", "dpsynth", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
