@@ -4,9 +4,36 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from dpsynth.privacy.errors import SchemaError
 from dpsynth.privacy.pii import header_entity
 from dpsynth.schema import Column, Kind, Schema
 from dpsynth.sources import SourceColumn
+
+_SAID = {
+    "number": "numbers",
+    "integer": "whole numbers",
+    "boolean": "truth values",
+    "datetime": "dates or times",
+    "timedelta": "durations",
+}
+# Kinds that a source's type can be declared to be. Strings may be anything: they are read as what they are declared to be.
+_KINDS: dict[str, tuple[Kind, ...]] = {
+    "number": ("numeric", "categorical", "boolean", "id"),
+    "integer": ("numeric", "categorical", "boolean", "id"),
+    "boolean": ("boolean", "categorical", "id"),
+    "datetime": ("datetime", "id"),
+    "timedelta": ("timedelta", "id"),
+}
+
+
+def check_kind(source: SourceColumn, column: Column) -> None:
+    """Raises SchemaError where a column is declared to be what its type rules out: its cells would be read as something else."""
+    kinds = _KINDS.get(source.type)
+    if kinds is not None and column.kind is not None and column.kind not in kinds:
+        raise SchemaError(
+            f"the schema's column {column.name!r} is {column.kind}, but the table holds {_SAID[source.type]}: "
+            f"declare {' or '.join(kinds)}, or convert the column"
+        )
 
 
 def needs_votes(source: SourceColumn, schema: Schema | None) -> bool:

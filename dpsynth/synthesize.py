@@ -21,7 +21,7 @@ import numpy as np
 
 from dpsynth import gate as gates
 from dpsynth.console import Progress, make_progress
-from dpsynth.declared import declared, needs_votes
+from dpsynth.declared import check_kind, declared, needs_votes
 from dpsynth.encode.cells import places_of
 from dpsynth.enforce import NO_CONDITIONS
 from dpsynth.gate import Gate
@@ -491,17 +491,19 @@ def _check_generator(rows: Snapshot, generator: Generator) -> None:
 
 
 def _check_schema(rows: Snapshot, schema: Schema | None, unit: str | None) -> None:
-    types = {c.name: c.type for c in rows.columns}
+    sources = {c.name: c for c in rows.columns}
     for column in schema.columns if schema is not None else ():
-        if column.name not in types:
+        if column.name not in sources:
             raise SchemaError(f"the schema's column {column.name!r} is not in the table")
+        if column.name != unit and column.role != "identifier":
+            check_kind(sources[column.name], column)
     if schema is None or not schema.constraints:
         return
     for constraint in schema.constraints:
         for name in constraint.columns:
             if name == unit:
                 raise SchemaError(f"constraint {constraint}: {name!r} names the privacy unit, and is made up")
-            if schema[name].kind is None and types[name] == "string":
+            if schema[name].kind is None and sources[name].type == "string":
                 raise SchemaError(f"constraint {constraint}: {name!r} holds strings; declare its kind in the schema")
     by_type = [declared(source, schema) for source in rows.columns]
     Schema(by_type, schema.constraints)  # refuses what does not go with the types that the source says

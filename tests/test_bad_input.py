@@ -6,9 +6,11 @@ import decimal
 import math
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import dpsynth
@@ -108,6 +110,42 @@ def fitted(table: pd.DataFrame, **settings: object) -> pd.DataFrame:
     assert list(out.columns) == list(table.columns)
     assert len(out) == 200
     return out
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind", "holds"),
+    [
+        (pd.to_datetime(["2020-01-01"] * 4), "numeric", "dates or times"),
+        (pd.to_datetime(["2020-01-01"] * 4), "categorical", "dates or times"),
+        (pd.to_timedelta([1, 2, 3, 4], unit="h"), "datetime", "durations"),
+        ([1, 2, 3, 4], "datetime", "numbers"),
+        ([1.5, 2.0, 3.0, 4.0], "text", "numbers"),
+        ([True, False, True, True], "numeric", "truth values"),
+    ],
+)
+def test_a_kind_that_the_columns_type_rules_out_is_refused_before_anything_is_spent(
+    cells: object, kind: dpsynth.schema.Kind, holds: str, own_ledger: Path
+) -> None:
+    table = pd.DataFrame({"x": cells, "y": [1, 2, 3, 4]})
+    with pytest.raises(dpsynth.SchemaError, match=f"'x' is {kind}, but the table holds {holds}"):
+        dpsynth.fit(table, epsilon=1.0, schema=Schema([Column("x", kind)]), progress=False)
+    assert nothing_spent(own_ledger)
+
+
+@pytest.mark.parametrize("frame", ["pandas", "nullable", "arrow", "polars"])
+def test_truth_values_that_are_declared_categories_come_back_as_truth_values(frame: str) -> None:
+    table = pd.DataFrame({"x": [True, False, False] * 400, "y": [1.0, 2.0, 3.0] * 400})
+    made: dict[str, Any] = {
+        "pandas": lambda: table,
+        "nullable": lambda: table.convert_dtypes(),
+        "arrow": lambda: pa.Table.from_pandas(table),
+        "polars": lambda: pytest.importorskip("polars").from_pandas(table),
+    }
+    schema = Schema([Column("x", "categorical")])
+    synth = dpsynth.fit(made[frame](), epsilon=8.0, schema=schema, progress=False)
+    drawn = synth.sample(600, seed=0)
+    cells = drawn["x"].to_list() if frame == "polars" else list(pd.Series(drawn["x"]))
+    assert {bool(c) for c in cells} == {True, False} and sum(map(bool, cells)) == pytest.approx(200, abs=30)
 
 
 def test_all_null_and_constant_columns() -> None:

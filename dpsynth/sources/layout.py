@@ -103,8 +103,11 @@ def _cast(column: pd.Series[Any], dtype: Any) -> pd.Series[Any]:
         highest = float(info.max) if int(float(info.max)) <= info.max else np.nextafter(float(info.max), 0.0)
         whole = pd.to_numeric(column).round().clip(float(info.min), highest)
         return pd.Series(whole.astype("UInt64" if info.min == 0 else "Int64").astype(dtype))
-    if pd.api.types.is_bool_dtype(dtype) and column.isna().any() and isinstance(dtype, np.dtype):
-        return column.astype("boolean")
+    if pd.api.types.is_bool_dtype(dtype):
+        # Declared categorical, they were learned as labels.
+        column = column.map({True: True, False: False, "True": True, "False": False}).astype("boolean")
+        if column.isna().any() and isinstance(dtype, np.dtype):
+            return column
     if isinstance(dtype, pd.DatetimeTZDtype):
         return pd.Series(column.dt.tz_localize("UTC").dt.tz_convert(dtype.tz).astype(dtype))
     if pd.api.types.is_object_dtype(dtype):
