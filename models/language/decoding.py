@@ -19,17 +19,20 @@ from transformers.cache_utils import Cache
 
 from dpsynth.models.language.lexicon import Lexicon
 from dpsynth.models.language.pretrained import LanguageModel
+from dpsynth.models.threads import side_by_side
 from dpsynth.privacy.errors import ModelError
 
 _NAME = "dpsynth_shared_prefix"
 # Of a batch, when so few are still being written, the others are taken out of memory.
 _COMPACT_BELOW = 0.75
+# Texts are written in so many batches or more, where these are not smaller than this; and so many of them side by side on a CPU.
+_PARTS, _FEWEST, _LANES = 4, 16, 8
 # What is added to a score or logit that is not to count.
 _FAR_BELOW = -1e9
 # The share of the nudge that the first letter of a word gets where tokens are bytes: it begins other words, too.
 _FIRST_LETTER = 0.5
-# By how much of their spread log-probabilities may differ between two orders of the same sums, in bfloat16.
-_SAME = 0.1
+# By how much of their spread log-probabilities may differ between two orders of the same sums, in float32 and in shorter numbers.
+_SAME, _SAME_SHORT = 1e-3, 0.1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,11 +61,15 @@ def nudge_of(lm: LanguageModel, word: str) -> Nudge:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One text to write. suffix: tokens of its own part of the prompt.  nudges: words that are to occur.  most: tokens at most."""
+    """One text to write. suffix: tokens of its own part of the prompt.  nudges: words that are to occur.  most: tokens at most.
+
+    head: how many of the suffix's first tokens other tasks begin with, too, and are read once for all of them.
+    """
 
     suffix: tuple[int, ...]
     nudges: tuple[Nudge, ...]
     most: int
+    head: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +97,18 @@ class _Shared(Cache):
         keys[:, :, self.used : end], values[:, :, self.used : end] = key_states, value_states
         return keys[:, :, :end], values[:, :, :end]
 
+    @property
+    def before(self) -> int:
+        """Tokens of the prefix."""
+        return int(self.prefix[0][0].shape[1])
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        return int(self.prefix[0][0].shape[1]) + self.used
+        return self.before + self.used
+
+    def as_prefix(self) -> list[tuple[Tensor, Tensor]]:
+        """The prefix and the only text's own tokens, as a prefix of others."""
+        both = zip(self.prefix, self._own, strict=True)
+        return [(torch.cat([k, keys[0]], 1), torch.cat([v, values[0]], 1)) for (k, v), (keys, values) in both]
 
     def keep(self, rows: Tensor) -> None:
         """Only some texts stay in the batch."""
@@ -166,14 +183,23 @@ def _attention(
 
 
 @contextmanager
-def _sharing(model: Any, cache: _Shared) -> Iterator[None]:
+def _attending(model: Any) -> Iterator[None]:
+    """The model attends to a shared prefix, in all threads: that of `_sharing` in each."""
     AttentionInterface.register(_NAME, _attention)
-    before, token = model.config._attn_implementation, _active.set(cache)
+    before = model.config._attn_implementation
     model.config._attn_implementation = _NAME
     try:
         yield
     finally:
         model.config._attn_implementation = before
+
+
+@contextmanager
+def _sharing(cache: _Shared) -> Iterator[None]:
+    token = _active.set(cache)
+    try:
+        yield
+    finally:
         _active.reset(token)
 
 
@@ -212,27 +238,42 @@ class Writer:
         written: called with the number of texts that were finished since.  weigh: whether to say how unlikely each is.
         """
         out: list[Draft] = [Draft((), None)] * len(tasks)
-        order = sorted(range(len(tasks)), key=lambda i: (tasks[i].most, len(tasks[i].suffix), i))
-        with torch.inference_mode():
-            for start in range(0, len(order), batch):
-                places = order[start : start + batch]
-                done = self._batch([tasks[i] for i in places], sampling, nudge, generator, weigh)
-                for place, draft in zip(places, done, strict=True):
-                    out[place] = draft
-                written(len(places))
+        parts = _batches(tasks, batch)
+        # Seeds of their own, so that a text is the same whichever others are being written beside it.
+        seeds = torch.randint(2**63 - 1, (len(parts),), generator=generator).tolist()
+
+        def put(part: tuple[tuple[int, list[int]], int]) -> None:
+            (head, places), own = part[0], torch.Generator().manual_seed(part[1])
+            with torch.inference_mode():
+                drafts = self._batch([tasks[i] for i in places], head, sampling, nudge, own, weigh)
+            for place, draft in zip(places, drafts, strict=True):
+                out[place] = draft
+
+        with _attending(self.lm.model):
+            most = _LANES if self.lm.model.device.type == "cpu" else 1
+            seeded = list(zip(parts, seeds, strict=True))
+            side_by_side(put, seeded, most=most, done=lambda part: written(len(part[0][1])))
         return out
 
     def _batch(
-        self, tasks: Sequence[Task], sampling: Sampling, nudge: float, generator: torch.Generator, weigh: bool
+        self,
+        tasks: Sequence[Task],
+        head: int,
+        sampling: Sampling,
+        nudge: float,
+        generator: torch.Generator,
+        weigh: bool,
     ) -> list[Draft]:
-        state, logits = self._begun([t.suffix for t in tasks], max(t.most for t in tasks))
+        """Texts whose suffixes begin with `head` tokens in common."""
+        read = self._read_with(tasks[0].suffix[:head]) if head else self._read
+        state, logits = self._begun([t.suffix[head:] for t in tasks], max(t.most for t in tasks), read)
         out: list[list[int]] = [[] for _ in tasks]
         nats = [0.0] * len(tasks)
         rows = list(range(len(tasks)))  # which text each row of the batch is
         alive = [True] * len(tasks)
         device = logits.device
         nudges = _Nudges([t.nudges for t in tasks], nudge, device)
-        lengths = torch.tensor([len(t.suffix) for t in tasks], device=device)
+        lengths = torch.tensor([len(t.suffix) - head for t in tasks], device=device)
         ends, banned = (t.to(device) for t in _token_kinds(self.lm))
         nodes = torch.zeros(len(tasks), dtype=torch.long, device=device)  # of the lexicon
         while True:
@@ -263,10 +304,22 @@ class Writer:
             logits = self._read_on(state, token[:, None], lengths[:, None])
             lengths = lengths + 1
 
-    def _begun(self, suffixes: Sequence[Sequence[int]], most: int) -> tuple[_Shared, Tensor]:
-        """(state after the suffixes, logits of what follows). Suffixes are padded at their beginning."""
+    def _read_with(self, head: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the prefix and some more tokens."""
+        state = _Shared(self._read, 1, len(head))
+        ids = torch.tensor([head], device=state.hidden.device)
+        self._read_in(state, ids, torch.arange(len(head), device=ids.device)[None])
+        return state.as_prefix()
+
+    def _begun(
+        self, suffixes: Sequence[Sequence[int]], most: int, read: list[tuple[Tensor, Tensor]]
+    ) -> tuple[_Shared, Tensor]:
+        """(state after the suffixes, logits of what follows). Suffixes are padded at their beginning.
+
+        read: keys and values of what all have read before.
+        """
         longest = max(map(len, suffixes))
-        state = _Shared(self._read, len(suffixes), longest + most)
+        state = _Shared(read, len(suffixes), longest + most)
         ids = torch.zeros(len(suffixes), longest, dtype=torch.long, device=state.hidden.device)
         places = torch.zeros_like(ids)
         for i, suffix in enumerate(suffixes):
@@ -276,19 +329,22 @@ class Writer:
             state.hidden[i, :pad] = _FAR_BELOW
         # All but the last by itself: logits are wanted of that alone, and transformers would copy their matrix for each text.
         if longest > 1:
-            with _sharing(self.lm.model, state):
-                self.lm.model.base_model(
-                    input_ids=ids[:, :-1], position_ids=places[:, :-1] + len(self.prefix), past_key_values=state,
-                    use_cache=True,
-                )  # fmt: skip
-            state.used += longest - 1
+            self._read_in(state, ids[:, :-1], places[:, :-1])
         return state, self._read_on(state, ids[:, -1:], places[:, -1:])
 
+    def _read_in(self, state: _Shared, ids: Tensor, places: Tensor) -> None:
+        """More tokens, shape (batch, tokens). places: of the tokens, counted from the prefix's end."""
+        with _sharing(state):
+            self.lm.model.base_model(
+                input_ids=ids, position_ids=places + state.before, past_key_values=state, use_cache=True
+            )
+        state.used += ids.shape[1]
+
     def _read_on(self, state: _Shared, ids: Tensor, places: Tensor) -> Tensor:
-        """Logits after one more token, shape (batch, vocabulary). places: of the tokens, counted from the prefix's end."""
-        with _sharing(self.lm.model, state):
+        """Logits after one more token, shape (batch, vocabulary). places: see `_read_in`."""
+        with _sharing(state):
             read = self.lm.model(
-                input_ids=ids, position_ids=places + len(self.prefix), past_key_values=state, use_cache=True
+                input_ids=ids, position_ids=places + state.before, past_key_values=state, use_cache=True
             )
         state.used += ids.shape[1]
         logits: Tensor = read.logits[:, -1]
@@ -297,13 +353,35 @@ class Writer:
     def _is_same(self) -> bool:
         """Whether ends of the prefix, of different lengths in one batch, are read alike by themselves and after a shared prefix."""
         short, long = self.prefix[-1:], self.prefix[-3:]
-        _, shared = self._begun([short, long], 1)
+        most = _SAME if self.lm.model.dtype == torch.float32 else _SAME_SHORT
+        with _attending(self.lm.model):
+            _, shared = self._begun([short, long], 1, self._read)
         for found, suffix in zip(shared.float(), (short, long), strict=True):
             ids = torch.tensor([[*self.prefix, *suffix]], device=found.device)
             plain = torch.log_softmax(self.lm.model(input_ids=ids).logits[0, -1].float(), -1)
-            if float((torch.log_softmax(found, -1) - plain).abs().median()) > _SAME * float(plain.std()):
+            if float((torch.log_softmax(found, -1) - plain).abs().median()) > most * float(plain.std()):
                 return False
         return True
+
+
+def _batches(tasks: Sequence[Task], batch: int) -> list[tuple[int, list[int]]]:
+    """Of each batch how many tokens its suffixes begin with in common, and which tasks these are.
+
+    Few tasks of one head go with others: a batch of them alone would be too small. The longest texts come first: the last batches are short
+    then, and all threads end at about the same time.
+    """
+    heads: dict[tuple[int, ...], list[int]] = {}
+    for i, task in enumerate(tasks):
+        heads.setdefault(task.suffix[: min(task.head, len(task.suffix) - 1)], []).append(i)
+    groups = [(len(head), places) for head, places in heads.items() if len(places) >= _FEWEST]
+    groups.append((0, [i for places in heads.values() if len(places) < _FEWEST for i in places]))
+    most = min(batch, max(_FEWEST, -(-len(tasks) // _PARTS)))
+    out = []
+    for head, places in groups:
+        places = sorted(places, key=lambda i: (-tasks[i].most, -len(tasks[i].suffix), i))
+        parts = -(-len(places) // most)
+        out += [(head, places[len(places) * k // parts : len(places) * (k + 1) // parts]) for k in range(parts)]
+    return sorted(out, key=lambda part: -tasks[part[1][0]].most)
 
 
 def _drawn(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:

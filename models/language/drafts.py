@@ -24,11 +24,15 @@ _BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One text to write. prompt: what follows the prefix that all share.  words: that it is to use.  most: tokens at most."""
+    """One text to write. prompt: what follows the prefix that all share.  words: that it is to use.  most: tokens at most.
+
+    head: what the prompt begins with as those of its group do.
+    """
 
     prompt: str
     words: tuple[str, ...]
     most: int
+    head: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,19 @@ def by_base(
     generator = torch.Generator().manual_seed(int(rng.integers(2**63 - 1)))
     nudge_for = cache(partial(nudge_of, lm))  # the same words are asked for in thousands of texts
 
+    @cache
+    def tokens_of(head: str) -> tuple[int, ...]:
+        return tuple(encode(head, add_special_tokens=False).input_ids)
+
     def write(asked: Sequence[Ask]) -> Iterator[Draft]:
         tasks = []
         for ask in asked:
             suffix = tuple(encode(ask.prompt, add_special_tokens=False).input_ids)
             most = max(1, min(times * ask.most, writer.room - len(suffix)))
-            tasks.append(Task(suffix=suffix, nudges=tuple(map(nudge_for, ask.words)), most=most))
+            # Behind its last token a word may go on otherwise than the head ends.
+            same = [a == b for a, b in zip(suffix, tokens_of(ask.head), strict=False)]
+            head = [*same, False].index(False)
+            tasks.append(Task(suffix=suffix, nudges=tuple(map(nudge_for, ask.words)), most=most, head=head))
         drafts = writer.write(tasks, sampling, nudge, generator, batch, written, weigh=weigh)
         for task, draft in zip(tasks, drafts, strict=True):
             text = encode.decode(draft.tokens)

@@ -22,7 +22,8 @@ DIMENSIONS = 384
 GRID = 2**14
 # Tokens of a text that are read; what is beyond them does not count.
 READ = 128
-_BATCH = 64
+# Texts at a time, and batches side by side.
+_BATCH, _LANES = 64, 8
 
 
 def embed(texts: Sequence[str], embedded: Callable[[int], None] = lambda n: None) -> Array:
@@ -32,17 +33,22 @@ def embed(texts: Sequence[str], embedded: Callable[[int], None] = lambda n: None
     """
     import torch
 
+    from dpsynth.models.threads import side_by_side
+
     model, tokenizer = load_embedder()
     out = np.zeros((len(texts), DIMENSIONS), np.float32)
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    with torch.inference_mode():
-        for start in range(0, len(order), _BATCH):
-            places = order[start : start + _BATCH]
-            tokens = tokenizer(
-                [texts[i] for i in places], return_tensors="pt", padding=True, truncation=True, max_length=READ
-            )
-            out[places] = _pooled(model, tokens)
-            embedded(len(places))
+    parts = []
+    for start in range(0, len(order), _BATCH):
+        places = order[start : start + _BATCH]
+        some = [texts[i] for i in places]
+        parts.append((places, tokenizer(some, return_tensors="pt", padding=True, truncation=True, max_length=READ)))
+
+    def put(part: tuple[list[int], Any]) -> None:
+        with torch.inference_mode():
+            out[part[0]] = _pooled(model, part[1])
+
+    side_by_side(put, parts, most=_LANES, done=lambda part: embedded(len(part[0])))
     return out
 
 
@@ -64,7 +70,7 @@ def embed_alone(texts: Iterable[str]) -> Iterator[Array | None]:
     """
     import torch
 
-    from dpsynth.models.marginals.inference import one_thread
+    from dpsynth.models.threads import one_thread
 
     model, tokenizer = load_embedder()
     with one_thread():

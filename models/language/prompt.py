@@ -47,8 +47,11 @@ class Prompt:
 
     def ask(self, name: str, words: Sequence[str]) -> str:
         """The lines that come before a text."""
-        head = f"{self.subject.capitalize()}: {name}\n" if name else ""
-        return f"{head}Words: {', '.join(words)}\nText:"
+        return f"{self.head(name)} {', '.join(words)}\nText:"
+
+    def head(self, name: str) -> str:
+        """What `ask` begins with for all texts of a group."""
+        return (f"{self.subject.capitalize()}: {name}\n" if name else "") + "Words:"
 
     def after(self, name: str, example: str) -> str:
         """A public text on the same subject, and the words that it uses, to stand before `ask`."""

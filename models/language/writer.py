@@ -246,7 +246,8 @@ class TextWriter:
                 words = some_words(self.guide.keywords[group], self.guide.words, rng, self.writing.words)
                 before = prompt.after(names[group], str(rng.choice(examples[group]))) if examples[group] else ""
                 most = round(_TOKENS_PER_WORD * words_at_most(int(rng.choice(SIZE, p=shares)))) + _SPARE_TOKENS
-                asked.append(Ask(before + prompt.ask(names[group], words), words, most))
+                head = before + prompt.head(names[group])
+                asked.append(Ask(before + prompt.ask(names[group], words), words, most, head))
             for group, draft in zip(groups.tolist(), author(asked), strict=True):
                 text = selection.cleaned(draft.text, ended=draft.ended)
                 if text is not None:

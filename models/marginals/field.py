@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from dpsynth.encode.codec import draw_conditional
-from dpsynth.models.marginals.inference import clique_marginals, log_partition, one_thread
+from dpsynth.models.marginals.inference import clique_marginals, log_partition
 from dpsynth.models.marginals.junction_tree import JunctionTree, build
+from dpsynth.models.threads import one_thread
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray, IntArray
 

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,17 +25,7 @@ import torch
 from dpsynth.models.marginals.junction_tree import Clique, JunctionTree
 from dpsynth.models.marginals.minimise import Advance, minimise
 from dpsynth.models.marginals.zeros import Given
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one CPU thread: a sweep is many small operations, and threads that wait for each other triple its cost."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+from dpsynth.models.threads import one_thread
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from dpsynth.models.marginals.inference import Table, laid_out, one_thread, spans_of
+from dpsynth.models.marginals.inference import Table, laid_out, spans_of
 from dpsynth.models.marginals.minimise import Advance, minimise
+from dpsynth.models.threads import one_thread
 from dpsynth.privacy.source import FloatArray, IntArray
 
 # Rows that stand for the model while it is fitted: as many as keep rows times tables at WORK, within these.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from dpsynth.models.marginals.field import MarkovField
-from dpsynth.models.marginals.inference import Table, one_thread
+from dpsynth.models.marginals.inference import Table
 from dpsynth.models.marginals.limits import PLACE_SECONDS, Limits
 from dpsynth.models.marginals.rounding import PASSES, WATCHED, pair_cells, swapped
 from dpsynth.models.marginals.tilt import (
@@ -31,6 +29,7 @@ from dpsynth.models.marginals.tilt import (
     rows_within_reach,
     systematic,
 )
+from dpsynth.models.threads import side_by_side
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray, IntArray
 
@@ -105,9 +104,9 @@ class TiltedField:
             return self._part(n, rng, evidence) if n else np.zeros((0, len(self.columns)), np.int64)
         # Parts have seeds of their own, so that they are the same whichever of them are drawn side by side.
         rngs = map(np.random.default_rng, rng.integers(2**63, size=len(sizes)).tolist())
-        threads = min(torch.get_num_threads(), MOST_THREADS) if self.draws.places == WORK else 1
-        with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return np.concatenate(list(pool.map(self._part, sizes, rngs, itertools.repeat(evidence))))
+        most = MOST_THREADS if self.draws.places == WORK else 1
+        drawn = side_by_side(lambda part: self._part(*part, evidence), list(zip(sizes, rngs, strict=True)), most=most)
+        return np.concatenate(drawn)
 
     def _part(self, n: int, rng: np.random.Generator, evidence: Mapping[str, FloatArray]) -> IntArray:
         mild = is_mild(evidence)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dpsynth.models.language.decoding import Sampling, Task, Writer, _Nudges, _token_kinds, nudge_of
+from dpsynth.models.language.decoding import Sampling, Task, Writer, _batches, _Nudges, _token_kinds, nudge_of
 from dpsynth.models.language.lexicon import Lexicon
 from dpsynth.models.language.pretrained import TINY, LanguageModel, load_language_model
 from dpsynth.models.language.words import words_of
@@ -52,6 +52,30 @@ def test_texts_are_those_that_the_model_writes_to_each_prompt_alone(tiny: str, b
     found = Writer(lm, prefix).write(tasks, GREEDY, 0.0, torch.Generator(), batch)
     assert [list(d.tokens) for d in found] == [plainly(lm, prefix + t.suffix, t.most) for t in tasks]
     assert {len(d.tokens) for d in found} >= {3, 12}
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_many_prompts_begin_with_is_read_once_and_changes_nothing(
+    tiny: str, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = with_float32(load_language_model(tiny, "cpu"))
+    prefix = tuple(lm.tokenizer("Each has a label and some words.\n").input_ids)
+    tasks = []
+    for i in range(60):  # two heads of many, one of few, and prompts that are no longer than their head
+        text = ("Label: card\nWords:", "Label: a fee\nWords:", "Why?")[min(i % 5 // 2, 2) if i < 50 else 2 * (i < 52)]
+        head = tuple(lm.tokenizer(text).input_ids)
+        own = () if i % 7 == 0 else tuple(lm.tokenizer(f" {i}\nText:").input_ids)
+        tasks.append(Task((*head, *own), (), 3 + i % 4, len(head)))
+    batches = _batches(tasks, 16)
+    assert sorted(i for _, places in batches for i in places) == list(range(60))
+    assert sum(head > 0 for head, _ in batches) >= 3 and any(head == 0 for head, _ in batches)
+    assert max(len(places) for _, places in batches) <= 16
+    before = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    found = Writer(lm, prefix).write(tasks, GREEDY, 0.0, torch.Generator(), 16)
+    monkeypatch.undo()
+    torch.set_num_threads(before)
+    assert [list(d.tokens) for d in found] == [plainly(lm, prefix + t.suffix, t.most) for t in tasks]
 
 
 def test_a_model_with_other_heads_and_positions_shares_a_prefix_too(tiny: str, tmp_path: Path) -> None:
