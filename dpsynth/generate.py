@@ -32,13 +32,12 @@ _REPLACED = 10
 _SEEN, _SEEN_LEAST, _SEEN_MOST, _LOOKS = 400, 10_000, 200_000, 3
 
 
-def texts_of(domain: Domain) -> dict[str, float]:
-    """Share of the rows whose text is to be written, for it is no frequent one, by column; columns without are left out."""
-    out: dict[str, float] = {}
+def texts_of(domain: Domain) -> list[str]:
+    """Columns some of whose texts are to be written, for they are no frequent ones."""
+    out = []
     for fact in domain.facts:
         if fact.treatment == "scrubbed text" and fact.codec is not None and isinstance(fact.codec.cells, LabelCells):
-            share = float(fact.codec.shares[fact.codec.cells.other])
-            out |= {fact.column.name: share} if share > 0 else {}
+            out += [fact.column.name] * bool(fact.codec.shares[fact.codec.cells.other] > 0)
     return out
 
 

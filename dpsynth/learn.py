@@ -83,6 +83,8 @@ DISTINCT_PART = 0.3
 SURE = 3.0
 # A second look for categories is worth its price where more than this share of the rows is left without one.
 FEW = 0.02
+# Share of the texts of a declared text column that are dropped where they are in a language that is not read; more stop the run.
+STRAYS = 0.02
 # Of its price, what is spent where no such column is.
 UNNEEDED = 0.2
 # A group of a number line holds this share of the units at least, or as many as the noise of a pair's table makes up.
@@ -94,7 +96,7 @@ FORM_PART, STEP_PART = 0.1, 0.15
 class Detector(Classifier, Protocol):
     """The PII detector, as far as learning needs it."""
 
-    def scrub(self, texts: Sequence[str], *, drop_unread: bool = False) -> list[str]: ...
+    def scrub(self, texts: Sequence[str], *, drop_unread: float = 0.0) -> list[str]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,8 +241,9 @@ class _Learner:
             self.progress.stage("scrubbing text", len(texts))
         for name in texts:
             self.treatments[name] = "scrubbed text"
-            # The votes have stopped on a column of another language; a stray text is dropped by itself.
-            scrub = partial(self._need_detector(name).scrub, drop_unread=name in self.distinct)
+            # A stray text in another language is dropped, for it must not stop the run. On a column of them the votes have stopped.
+            most = 1.0 if name in self.distinct else STRAYS
+            scrub = partial(self._need_detector(name).scrub, drop_unread=most)
             self.table.rewrite(name, scrub)
             self.progress.advance()
 

@@ -11,7 +11,7 @@ import hashlib
 import math
 import secrets
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,13 +22,13 @@ import numpy as np
 from dpsynth import gate as gates
 from dpsynth.console import Progress, make_progress
 from dpsynth.declared import check_kind, declared, needs_votes
-from dpsynth.encode.cells import places_of
+from dpsynth.encode.cells import LabelCells, places_of
 from dpsynth.enforce import NO_CONDITIONS
 from dpsynth.gate import Gate
 from dpsynth.generate import Drawn, draw, texts_of, unit_weights, values_of
 from dpsynth.learn import Domain, learn
 from dpsynth.models.language.tuning import STAGE as TUNING
-from dpsynth.models.protocol import Generator, TableModel, TextGenerator, TextModel, Training, reserve_of
+from dpsynth.models.protocol import Generator, TableModel, TextColumn, TextGenerator, TextModel, Training, reserve_of
 from dpsynth.privacy.accounting import require_budget
 from dpsynth.privacy.budget import Account, Reserve, budget_of
 from dpsynth.privacy.errors import ModelError, SchemaError
@@ -45,6 +45,7 @@ from dpsynth.sources.lineage import made_by
 from dpsynth.sources.spark import NO_ROWS, SparkRows
 from dpsynth.split import GATE_PARTS, Split, text_part
 from dpsynth.synthesizer import Synthesizer, load
+from dpsynth.values import LINES
 
 if TYPE_CHECKING:
     from dpsynth.privacy.pii import Detector
@@ -219,7 +220,7 @@ def fit_rows(
     _check_schema(rows, settings.schema, unit)
     for name in sorted(settings.gate.names - {c.name for c in rows.columns}):
         raise SchemaError(f"the gate's column {name!r} is not in the table")
-    _check_generator(rows, settings.generator)
+    _check_generator(rows, settings.generator, settings.schema, unit)
     source = rows.source(unit, max_rows)
     detector = _detector(rows, settings.schema, unit, settings.patterns_only)
 
@@ -251,7 +252,7 @@ def fit_rows(
         written=writing is not None,
     )
     for_model = max(table.account.left.mu_squared - settings.split.gate * budget.mu_squared, 0.0)
-    texts = {} if writing is None else texts_of(domain)
+    texts = [] if writing is None else texts_of(domain)
     for_texts = text_part(len(texts), len(domain.codecs) - len(texts)) * for_model
     model = settings.generator.fit(
         table,
@@ -378,7 +379,7 @@ def _writers(
     table: PrivateTable,
     domain: Domain,
     model: TableModel,
-    texts: Mapping[str, float],
+    texts: Collection[str],
     settings: Settings,
     mu_squared: float,
     progress: Progress,
@@ -391,14 +392,17 @@ def _writers(
     rng = np.random.default_rng(settings.seed)
     codes, unit_ids = draw(domain, model, domain.n_rows, {}, rng)
     values = values_of(domain, model, codes, NO_CONDITIONS, rng)
-    counts = np.bincount(
-        places_of(cells, [values[c.column] for c in cells], len(codes)),
-        weights=unit_weights(domain, unit_ids),
-        minlength=math.prod(c.size for c in cells),
-    ).astype(np.float64)
-    return generator.fit_texts(
-        table, texts, cells, counts, mu_squared=mu_squared, device=settings.device, progress=progress
-    )
+    places = places_of(cells, [values[c.column] for c in cells], len(codes))
+    weights, size = unit_weights(domain, unit_ids), math.prod(c.size for c in cells)
+    columns = {}
+    for i, codec in enumerate(domain.codecs):
+        if codec.column in texts and isinstance(codec.cells, LabelCells):
+            wanted = codec.within[
+                codes[:, i], codec.cells.other
+            ]  # the probability that the text is none of the recurring ones
+            counts = np.bincount(places, weights=weights * wanted, minlength=size).astype(np.float64)
+            columns[codec.column] = TextColumn(counts=counts, recurring=frozenset(codec.cells.labels))
+    return generator.fit_texts(table, columns, cells, mu_squared=mu_squared, device=settings.device, progress=progress)
 
 
 def _mechanism(
@@ -482,12 +486,20 @@ def _device(device: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _check_generator(rows: Snapshot, generator: Generator) -> None:
+def _check_generator(rows: Snapshot, generator: Generator, schema: Schema | None, unit: str | None) -> None:
     if isinstance(rows, SparkRows) and isinstance(generator, TextGenerator):
         # Machines that differ give one text embeddings that differ in their last bits, and rounding would make whole steps of that.
         raise ModelError("texts of a Spark DataFrame are not written; pass model='marginals', which leaves them empty")
     if isinstance(rows, SparkRows) and isinstance(generator, Training):
         raise ModelError(NO_ROWS)
+    if isinstance(generator, TextGenerator):
+        by_type = {source.name: declared(source, schema) for source in rows.columns if source.name != unit}
+        for name in generator.conditions or ():
+            if name not in by_type:
+                raise ModelError(f"condition: there is no column {name!r}, or it names the privacy unit")
+            column = by_type[name]
+            if column.kind in (*LINES, "text", "id") or column.role == "identifier":
+                raise ModelError(f"condition: {name!r} is not a column of labels; declare it categorical if it is")
 
 
 def _check_schema(rows: Snapshot, schema: Schema | None, unit: str | None) -> None:
@@ -547,7 +559,7 @@ def _public(
     return tuple(out)
 
 
-def _said(writing: TextGenerator | None, texts: Mapping[str, float]) -> tuple[str, ...]:
+def _said(writing: TextGenerator | None, texts: Collection[str]) -> tuple[str, ...]:
     """What the model's settings say of texts that are written."""
     return writing.public if writing is not None and texts else ()
 

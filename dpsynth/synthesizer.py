@@ -395,6 +395,12 @@ def _notes(domain: Domain, writers: Sequence[TextModel] = ()) -> list[str]:
             out.append(f"{name}: made from other columns of the row ({fact.reason}).")
         elif name in written:
             out.append(f"{name}: {written[name]}.")
+            if codec is not None and isinstance(codec.cells, LabelCells) and codec.cells.labels:
+                whole = float(codec.shares[: codec.cells.other].sum())
+                out.append(
+                    f"{name}: about {whole:.1%} of the rows do not have a new text, but one that recurs in many units, kept word for word "
+                    "without its identifiers."
+                )
         elif codec is not None and isinstance(codec.cells, LabelCells):
             if not codec.cells.labels:
                 out.append(f"{name}: no value is held by enough units to be released; the column is empty.")

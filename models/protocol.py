@@ -135,9 +135,26 @@ class TextModel(Protocol):
         """(arrays, JSON with the `route`) from which the same model is made: an allow-list, nothing else is saved."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class TextColumn:
+    """A column whose texts are to be written.
+
+    counts: units in each combination of the conditions' labels whose text is to be written, under DP, flat in C order.
+    recurring: texts that are not, for the table's model has them as labels, found under DP. As they come whole, nothing is to be
+    learned of them: what is asked of the column leaves them out.
+    """
+
+    counts: FloatArray
+    recurring: frozenset[str] = frozenset()
+
+
 @runtime_checkable
 class TextGenerator(Protocol):
     """A generator that also has texts written, by whatever route."""
+
+    @property
+    def conditions(self) -> tuple[str, ...] | None:
+        """Columns that texts are to be written for; None = the generator chooses among those there are."""
 
     @property
     def public(self) -> tuple[str, ...]:
@@ -154,9 +171,8 @@ class TextGenerator(Protocol):
     def fit_texts(
         self,
         table: PrivateTable,
-        columns: Mapping[str, float],
+        columns: Mapping[str, TextColumn],
         cells: tuple[LabelCells, ...],
-        counts: FloatArray,
         *,
         mu_squared: float,
         device: str,
@@ -164,8 +180,7 @@ class TextGenerator(Protocol):
     ) -> tuple[TextModel, ...]:
         """Spend `mu_squared` on text columns.
 
-        columns: share of the rows that have a text, by column.  cells: of the conditions.  counts: units in each of their combinations,
-        under DP, flat in C order.  device: where a model is trained.
+        columns: by name.  cells: of the conditions.  device: where a model is trained.
         """
 
 

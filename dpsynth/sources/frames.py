@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -11,6 +12,9 @@ import pandas as pd
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.privacy.source import BoolArray, Cells, IntArray, Numbers, Strings
 from dpsynth.sources.arrow import SourceType, merged, microseconds
+
+# Halves of a character, which no file of UTF-8 can hold.
+_LONE = re.compile("[\ud800-\udfff]")
 
 
 def cells(name: str, column: pd.Series[Any]) -> tuple[SourceType, Cells]:
@@ -39,7 +43,7 @@ def _strings(name: str, column: pd.Series[Any]) -> Strings:
         # To pandas 1, 1.0 and True are one value, that of the first row: a cell would read as another row says.
         column = pd.Series([_text(name, cell) for cell in column], dtype=object)
     codes, uniques = pd.factorize(column, use_na_sentinel=True)
-    return merged(codes, [str.__str__(u) if isinstance(u, str) else str(u) for u in uniques])
+    return merged(codes, [_LONE.sub("\ufffd", str.__str__(u) if isinstance(u, str) else str(u)) for u in uniques])
 
 
 def _text(name: str, cell: Any) -> str | None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from dpsynth.models.language.pretrained import load_embedder
 from dpsynth.privacy.pii import without_placeholders
+from dpsynth.privacy.source import unit_scale
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -20,6 +21,8 @@ Array = npt.NDArray[np.float32]
 DIMENSIONS = 384
 # Whole numbers that stand for a length of 1: what rounding takes off a vector of 128 numbers is then below a thousandth.
 GRID = 2**14
+# The fewest of them, where the rows of a unit are weighed by so fine a scale that the noise would leave the sampler's range.
+_LEAST_GRID, _FINEST = 2**8, 2**30
 # Tokens of a text that are read; what is beyond them does not count.
 READ = 128
 # Texts at a time, and batches side by side.
@@ -85,6 +88,11 @@ def embed_alone(texts: Iterable[str]) -> Iterator[Array | None]:
             yield pooled
 
 
+def grid_for(max_rows: int) -> int:
+    """Whole numbers for a length of 1, in a table whose units have at most so many rows."""
+    return max(min(GRID, _FINEST // unit_scale(max_rows)), _LEAST_GRID)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Projection:
     """Public axes: centre, shape (384,), and orthonormal directions, shape (384, width)."""
@@ -108,10 +116,15 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingRows:
-    """Each private text as its embedding along public axes, in whole numbers. A text without a word is the zero vector; see `embed_alone`."""
+    """Each private text as its embedding along public axes, in whole numbers. A text without a word is the zero vector; see `embed_alone`.
+
+    left_out: texts that count as such.  grid: whole numbers that stand for a length of 1.
+    """
 
     column: str
     projection: Projection
+    left_out: frozenset[str] = frozenset()
+    grid: int = GRID
 
     @property
     def width(self) -> int:
@@ -119,13 +132,13 @@ class EmbeddingRows:
 
     @property
     def norm(self) -> int:
-        return GRID
+        return self.grid
 
     def encode(self, texts: Sequence[str]) -> csr_array[Any]:
-        """int64, shape (texts, width), of L2 norm at most GRID: rounding towards zero makes no vector longer."""
+        """int64, shape (texts, width), of L2 norm at most `grid`: rounding towards zero makes no vector longer."""
         from scipy.sparse import csr_array
 
-        rows = [self._steps(embedding) for embedding in embed_alone(texts)]
+        rows = [self._steps(embedding) for embedding in embed_alone("" if t in self.left_out else t for t in texts)]
         return csr_array(np.array(rows, np.int64).reshape(-1, self.width))
 
     def _steps(self, embedding: Array | None) -> npt.NDArray[np.int64]:
@@ -133,5 +146,5 @@ class EmbeddingRows:
             return np.zeros(self.width, np.int64)
         unit = self.projection(embedding[None])[0].astype(np.float64)
         unit /= max(float(np.linalg.norm(unit)), 1.0)  # float32 may be a little over
-        steps: npt.NDArray[np.int64] = np.trunc(unit * (GRID * (1 - 1e-9))).astype(np.int64)
+        steps: npt.NDArray[np.int64] = np.trunc(unit * (self.grid * (1 - 1e-9))).astype(np.int64)
         return steps

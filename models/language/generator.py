@@ -24,6 +24,7 @@ from dpsynth.models.protocol import (
     Generator,
     Steps,
     TableModel,
+    TextColumn,
     Training,
     Zeros,
     planned_training,
@@ -33,7 +34,6 @@ from dpsynth.models.protocol import (
 )
 from dpsynth.privacy.budget import Reserve
 from dpsynth.privacy.errors import ModelError
-from dpsynth.privacy.source import FloatArray
 from dpsynth.privacy.table import Measurement, PrivateTable
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 MAX_GROUPS = 256
 # Labels of a column that is made a condition without being asked for, at most.
 FEW_LABELS = 128
+# Tokens that a text and its own part of the prompt are to have room for.
+LEAST_ROOM = 100
 # Below these, "auto" does not train on the rows.
 ENOUGH_UNITS, ENOUGH_EPSILON = 5000, 2.0
 
@@ -64,7 +66,7 @@ class Language:
     tuning: settings of the training.  units: about how many privacy units there are, where that is public; used by "auto" alone.
     base: a causal language model: the offline default, "tiny" (a byte-level one that comes with the package: fast, and plainly worse),
     a folder or .gguf file, or a hub's name that transformers loads.
-    condition: columns of labels that a text is to fit; None = declared targets, else the columns of few labels, else none.
+    condition: columns of labels that a text is to fit; () = none; None = declared targets, else the columns of few labels, else none.
     taxonomy: a public tree of subjects, whose leaves are labels of a column that a text is to fit (most of whose labels are leaves); without
     such a column each text belongs to the leaf that it lies nearest to, and how many belong to each is bought.
     coverage: of those leaves that are not a column's labels: "faithful" to what was bought, or "balanced", each as frequent as any other. For
@@ -125,9 +127,11 @@ class Language:
             raise ModelError("route='tuned' needs a table model that is not trained on the rows itself, as Marginals()")
 
     @property
-    def conditions(self) -> tuple[str, ...]:
-        """Columns that were asked for."""
-        return (self.condition,) if isinstance(self.condition, str) else tuple(self.condition or ())
+    def conditions(self) -> tuple[str, ...] | None:
+        """Columns that were asked for, maybe none; None where nothing was said."""
+        if self.condition is None:
+            return None
+        return (self.condition,) if isinstance(self.condition, str) else tuple(self.condition)
 
     @property
     def public(self) -> tuple[str, ...]:
@@ -139,13 +143,36 @@ class Language:
         return tuple(said)
 
     def require(self) -> None:
-        """Raises ModelError where the base model, the embedder, a judge or the teacher is not there: before anything is reserved."""
+        """Raises ModelError where the base model, the embedder, a judge or the teacher is not there or cannot write to such a prompt:
+        before anything is reserved."""
         pretrained.sha256_of(self.base)
         pretrained.check_embedder()
+        self._require_room()
         for judge in self.judges:
             judge.require()
         if self.teacher is not None:
             self.teacher.require()
+
+    def _require_room(self) -> None:
+        """Raises ModelError where the base model has no place for a text after what is public of the prompt."""
+        if self.teacher is not None:
+            return
+        from dpsynth.models.language.decoding import Writer
+
+        # The models of one's own are loaded and tried: they may lack a tokenizer, or have an attention that shares no prefix.
+        known = self.base in (pretrained.DEFAULT, pretrained.TINY)
+        tokenizer = pretrained.load_tokenizer(self.base)
+        bare = self.base == pretrained.TINY
+        prefix = tokenizer(prompt_of((), self.description, self.examples, bare=bare).prefix()).input_ids
+        room = (
+            pretrained.PLACES[self.base] - len(prefix)
+            if known
+            else Writer(pretrained.load_language_model(self.base, pretrained.fast_device()), prefix).room
+        )
+        if room < LEAST_ROOM:
+            raise ModelError(
+                f"description and examples take {len(prefix)} tokens, and leave the language model no room"
+            )
 
     def reserve(self, epsilon: float, delta: float) -> Reserve:
         """What the run sets aside: where the language model is tuned, its training and the rest for queries."""
@@ -192,25 +219,30 @@ class Language:
     ) -> tuple[LabelCells, ...]:
         """The columns of labels that texts are to be written for: see `condition`. Raises ModelError."""
         labelled = {c.column: c.cells for c in codecs if isinstance(c.cells, LabelCells) and c.column not in texts}
-        for name in self.conditions:
-            if name not in labelled:
-                raise ModelError(f"condition: {name!r} is not a column of labels in the model")
-        named = self.conditions or tuple(name for name in labelled if name in {*targets, *self._leafed(labelled)})
-        if named:
-            found = tuple(labelled[name] for name in named)
-            if math.prod(c.size for c in found) * self._leaves(found) > MAX_GROUPS * 4:
-                with_leaves = " with the taxonomy's leaves" if self._leaves(found) > 1 else ""
-                raise ModelError(f"condition: {', '.join(named)} have too many combinations of labels{with_leaves}")
-            return found
-        out: list[LabelCells] = []
-        for cells in labelled.values():
-            if (
-                cells.labels
-                and len(cells.labels) <= FEW_LABELS
-                and math.prod(c.size for c in (*out, cells)) * self._leaves(()) <= MAX_GROUPS
-            ):
-                out.append(cells)
-        return tuple(out)
+        if self.conditions is not None:
+            for name in self.conditions:
+                if name not in labelled:
+                    raise ModelError(f"condition: {name!r} is not a column of labels in the model")
+            asked = tuple(labelled[name] for name in self.conditions)
+            if self._groups(asked) > MAX_GROUPS * 4:
+                with_leaves = " with the taxonomy's leaves" if self._leaves(asked) > 1 else ""
+                raise ModelError(
+                    f"condition: {', '.join(self.conditions)} have too many combinations of labels{with_leaves}"
+                )
+            return asked
+        # Those of the taxonomy and the targets, if there are any; each as long as there are not too many combinations.
+        wanted = dict.fromkeys((*self._leafed(labelled), *(name for name in labelled if name in targets)))
+        most, least = (MAX_GROUPS * 4, 0) if wanted else (MAX_GROUPS, 1)
+        out: tuple[LabelCells, ...] = ()
+        for name, cells in labelled.items():
+            fits = name in wanted if wanted else least <= len(cells.labels) <= FEW_LABELS
+            if fits and self._groups((*out, cells)) <= most:
+                out = (*out, cells)
+        return out
+
+    def _groups(self, cells: tuple[LabelCells, ...]) -> int:
+        """Combinations of these columns' labels and of the leaves beside them."""
+        return math.prod(c.size for c in cells) * self._leaves(cells)
 
     def _leafed(self, labelled: Mapping[str, LabelCells]) -> tuple[str, ...]:
         """The first column whose labels are leaves of the taxonomy."""
@@ -226,9 +258,8 @@ class Language:
     def fit_texts(
         self,
         table: PrivateTable,
-        columns: Mapping[str, float],
+        columns: Mapping[str, TextColumn],
         cells: tuple[LabelCells, ...],
-        counts: FloatArray,
         *,
         mu_squared: float,
         device: str,
@@ -239,21 +270,22 @@ class Language:
         vocabulary = public_vocabulary(pretrained.load_tokenizer(self.base), pretrained.load_embedder()[1])
         progress.stage("measuring texts", len(columns))
         guides = []
-        for column, share in columns.items():
+        for name, column in columns.items():
             guide = buy(
                 table,
-                column,
-                Groups(cells=cells, counts=counts * share, taxonomy=self.taxonomy),
+                name,
+                Groups(cells=cells, counts=column.counts, taxonomy=self.taxonomy),
                 vocabulary,
                 dimensions=self.dimensions,
                 mu_squared=mu_squared / len(columns),
+                left_out=column.recurring,
             )
             guides.append(guide)
             progress.advance()
         parts: list[dict[str, Any]] = [
             {"guide": guide, "writing": self._writing(), "sha256": digest} for guide in guides
         ]
-        adapter = self._tuned(table, guides, vocabulary, float(counts.sum()), device, progress)
+        adapter = self._tuned(table, guides, [*columns.values()], vocabulary, device, progress)
         if adapter is None:
             return tuple(TextWriter(**part) for part in parts)
         from dpsynth.models.language.tuned import TunedWriter
@@ -264,13 +296,14 @@ class Language:
         self,
         table: PrivateTable,
         guides: Sequence[Guide],
+        columns: Sequence[TextColumn],
         vocabulary: tuple[str, ...],
-        n_units: float,
         device: str,
         progress: Steps,
     ) -> Adapter | None:
         """Updates of the language model, trained on all text columns together; None where no training was reserved."""
         clip, groups = self.tuning.clipping_norm, [guide.groups for guide in guides]
+        n_units = max(float(column.counts.sum()) for column in columns)
         phases = []
         for label, part in zip(self.tuning.labelled, self.tuning.parts(groups), strict=True):
             plan = planned_training(table.account, stage=STAGE, label=label, clipping_norm=clip)
@@ -280,7 +313,8 @@ class Language:
             return None
         lm = pretrained.own_language_model(self.base, device)
         prompts = [tuned_prompt(prompt_of(g.groups.cells, self.description, ()), g.column) for g in guides]
-        reading = Reading.of(lm, prompts, groups, vocabulary, self.words, self.tuning.max_tokens)
+        left_out = [column.recurring for column in columns]
+        reading = Reading.of(lm, prompts, groups, vocabulary, self.words, self.tuning.max_tokens, left_out)
         return tune(lm, reading, reading.rows(table), self.tuning, phases, device, progress)
 
     def _writing(self) -> Writing:

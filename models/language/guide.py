@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dpsynth.encode.cells import LabelCells
-from dpsynth.models.language.embedding import GRID, Array, EmbeddingRows, Projection, embed
+from dpsynth.models.language.embedding import Array, EmbeddingRows, Projection, embed, grid_for
 from dpsynth.models.language.leaves import AT_LEAST, LEAVES, LeafCells, leaf_counts
 from dpsynth.models.language.shapes import BLANK, SIZE, ShapeOf
 from dpsynth.models.language.taxonomy import Leaf, Taxonomy, plain
@@ -233,17 +233,22 @@ def buy(
     *,
     dimensions: int,
     mu_squared: float,
+    left_out: frozenset[str] = frozenset(),
 ) -> Guide:
-    """Spend `mu_squared` on a text column. Where the groups' taxonomy has no column of labels, each text belongs to its nearest leaf."""
-    groups, mu_squared = _with_leaves(table, column, groups, mu_squared)
+    """Spend `mu_squared` on a text column. Where the groups' taxonomy has no column of labels, each text belongs to its nearest leaf.
+
+    left_out: texts that nothing is asked of, for they are not to be written; public or an earlier noisy answer.
+    """
+    groups, mu_squared = _with_leaves(table, column, groups, mu_squared, left_out)
     (shapes,) = table.counts(
-        [[ShapeOf(column)]], mu_squared=SHAPES * mu_squared, stage=STAGE, labels=[f"shapes of {column}"]
+        [[ShapeOf(column, left_out)]], mu_squared=SHAPES * mu_squared, stage=STAGE, labels=[f"shapes of {column}"]
     )
-    words, counts, sigma = _words(table, column, groups, vocabulary, mu_squared)
+    words, counts, sigma = _words(table, column, groups, vocabulary, mu_squared, left_out)
     names, projection = _public_axes(groups.names(), vocabulary, dimensions)
+    grid = grid_for(table.max_rows)
     sums = table.sums(
         groups.cells,
-        EmbeddingRows(column, projection),
+        EmbeddingRows(column, projection, left_out, grid),
         mu_squared=CENTROIDS * mu_squared,
         stage=STAGE,
         label=f"sums of embeddings of {column}",
@@ -257,19 +262,21 @@ def buy(
         word_counts=counts,
         word_sigma=sigma,
         projection=projection,
-        sums=sums.values / GRID,
-        sum_sigma=sums.sigma / GRID,
+        sums=sums.values / grid,
+        sum_sigma=sums.sigma / grid,
         names=names,
     )
 
 
-def _with_leaves(table: PrivateTable, column: str, groups: Groups, mu_squared: float) -> tuple[Groups, float]:
+def _with_leaves(
+    table: PrivateTable, column: str, groups: Groups, mu_squared: float, left_out: frozenset[str]
+) -> tuple[Groups, float]:
     """(groups that tell the leaves of their taxonomy apart, what is left of `mu_squared`)."""
     taxonomy = groups.taxonomy
     if taxonomy is None:
         return groups, mu_squared
     if not any(map(taxonomy.covers, groups.cells)):
-        leaves = LeafCells.of(column, taxonomy)
+        leaves = LeafCells.of(column, taxonomy, left_out)
         counts = leaf_counts(table, groups.cells, groups.counts, leaves, mu_squared=LEAVES * mu_squared, stage=STAGE)
         return replace(groups, cells=(*groups.cells, leaves), counts=counts), (1 - LEAVES) * mu_squared
     if len(groups.cells) > 1:  # most combinations of a leaf with other labels are rare because they are
@@ -279,13 +286,18 @@ def _with_leaves(table: PrivateTable, column: str, groups: Groups, mu_squared: f
 
 
 def _words(
-    table: PrivateTable, column: str, groups: Groups, vocabulary: tuple[str, ...], mu_squared: float
+    table: PrivateTable,
+    column: str,
+    groups: Groups,
+    vocabulary: tuple[str, ...],
+    mu_squared: float,
+    left_out: frozenset[str],
 ) -> tuple[tuple[str, ...], FloatArray, float]:
     """(words that occur, their noisy counts by group, the noise's sd)."""
     share = POOLED if groups.size > 1 else POOLED + BY_GROUP
     found = table.sums(
         [],
-        WordRows(column, vocabulary),
+        WordRows(column, vocabulary, left_out=left_out),
         mu_squared=share * mu_squared,
         stage=STAGE,
         label=f"words of {column}",
@@ -298,7 +310,7 @@ def _words(
         return words, counts[kept][None, :].repeat(groups.size, axis=0), sigma
     by_group = table.sums(
         groups.cells,
-        WordRows(column, words),
+        WordRows(column, words, left_out=left_out),
         mu_squared=BY_GROUP * mu_squared,
         stage=STAGE,
         label=f"words of {column} by group",

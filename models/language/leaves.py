@@ -26,14 +26,17 @@ AT_LEAST = 1.0
 class LeafCells(LabelCells):
     """Cells of a column of texts: the leaf that each text lies nearest to, by public embeddings; a blank text is in no leaf (`other`).
 
+    left_out: texts that count as missing ones.
+
     A text is read by itself, so that its cell is a function of it alone, bit for bit; see `embed_alone`.
     """
 
     taxonomy: Taxonomy
+    left_out: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, column: str, taxonomy: Taxonomy) -> LeafCells:
-        return cls(column, taxonomy.names, taxonomy)
+    def of(cls, column: str, taxonomy: Taxonomy, left_out: frozenset[str] = frozenset()) -> LeafCells:
+        return cls(column, taxonomy.names, taxonomy, left_out)
 
     def encode(self, cells: Cells) -> IntArray:
         from dpsynth.models.language.embedding import embed_alone
@@ -42,7 +45,8 @@ class LeafCells(LabelCells):
             raise PrivacyError(f"column {self.column!r} holds no strings")
         anchors = self.taxonomy.anchors
         leaves = [self.other if e is None else int(np.argmax(anchors @ e)) for e in embed_alone(cells.uniques)]
-        return np.array([*leaves, self.missing], np.int64)[cells.codes]
+        kept = [self.missing if t in self.left_out else leaf for t, leaf in zip(cells.uniques, leaves, strict=True)]
+        return np.array([*kept, self.missing], np.int64)[cells.codes]
 
     def nearest(self, texts: Sequence[str]) -> IntArray:
         """The cell of each of some public or synthetic texts, faster than `encode`."""

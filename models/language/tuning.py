@@ -165,7 +165,7 @@ class TokenRows:
     """An encoding: the number of the prompt's tokens, then the tokens of "Words: ... Text:", of the text and its end; -1 = none.
 
     int32, shape (cells, 1 + ASKED + max_tokens + 1). A function of each text alone: words are its rarest of a public vocabulary, and how
-    many of them goes by its length. A missing or blank text is a row without tokens, and its loss is 0.
+    many of them goes by its length. A missing or blank text is a row without tokens, and its loss is 0; so is one that is `left_out`.
     """
 
     column: str
@@ -173,6 +173,7 @@ class TokenRows:
     vocabulary: tuple[str, ...]
     words: int
     max_tokens: int
+    left_out: frozenset[str] = frozenset()
 
     @property
     def width(self) -> int:
@@ -188,7 +189,7 @@ class TokenRows:
         out = np.full((len(cells.uniques) + 1, self.width), -1, np.int32)
         out[:, 0] = 0
         for row, text in zip(out, cells.uniques, strict=False):
-            if bare := " ".join(text.split()):
+            if (bare := " ".join(text.split())) and text not in self.left_out:
                 asked, tokens = self._asked(bare), self._tokens(" " + bare)
                 end = [self._end] if len(tokens) <= self.max_tokens else []  # a text that is cut does not end there
                 read = [*asked, *tokens[: self.max_tokens], *end]
@@ -205,7 +206,9 @@ class TokenRows:
         raise ModelError("the tokenizer of the language model takes too many tokens for a line of words")
 
     def _tokens(self, text: str) -> list[int]:
-        found: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+        # One more than may stand says that a text was cut; without a bound, some tokenizers log how long a text is.
+        most = max(self.max_tokens, ASKED) + 1
+        found: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=most).input_ids
         return found
 
     @cached_property
@@ -241,14 +244,18 @@ class Reading:
         vocabulary: tuple[str, ...],
         words: int,
         max_tokens: int,
+        left_out: Sequence[frozenset[str]],
     ) -> Reading:
-        """prompts, groups: of the columns."""
+        """prompts, groups, left_out: of the columns."""
         encode, heads = lm.tokenizer, []
         for prompt, own in zip(prompts, groups, strict=True):
             first, empty = encode(prompt.prefix()).input_ids, prompt.ask("", ())
             labels = [prompt.ask(name, ()).removesuffix(empty) for name in own.names()]
             heads.append(tuple((*first, *encode(t, add_special_tokens=False).input_ids) for t in labels))
-        texts = tuple(TokenRows(p.column, encode, vocabulary, words, max_tokens) for p in prompts)
+        texts = tuple(
+            TokenRows(p.column, encode, vocabulary, words, max_tokens, kept)
+            for p, kept in zip(prompts, left_out, strict=True)
+        )
         cells = tuple(dict.fromkeys(c for own in groups for c in own.cells))
         return cls(tuple(heads), cells, tuple(tuple(map(cells.index, own.cells)) for own in groups), texts)
 

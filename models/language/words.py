@@ -65,12 +65,13 @@ def _whole(tokens: Iterable[str]) -> list[str]:
 class WordRows:
     """Each text as its `most` rarest words of a vocabulary; a text's words weigh equally, and its vector is as long as any other's.
 
-    vocabulary: public (or the noisy answer to an earlier question), the most frequent word first.
+    vocabulary: public (or the noisy answer to an earlier question), the most frequent word first.  left_out: texts that count as empty.
     """
 
     column: str
     vocabulary: tuple[str, ...]
     most: int = WORDS_EACH
+    left_out: frozenset[str] = frozenset()
 
     @property
     def width(self) -> int:
@@ -91,7 +92,12 @@ class WordRows:
         """
         from scipy.sparse import csr_array
 
-        held = [sorted({self.places[w] for w in words_of(t) if w in self.places})[-self.most :] for t in texts]
+        held = [
+            []
+            if t in self.left_out
+            else sorted({self.places[w] for w in words_of(t) if w in self.places})[-self.most :]
+            for t in texts
+        ]
         values = [int(STEPS * (self.most / len(h)) ** 0.5) for h in held for _ in h]
         ends = np.cumsum([0, *map(len, held)])
         columns = np.array([c for h in held for c in h], np.int64)

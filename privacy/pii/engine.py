@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import operator
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -57,6 +58,8 @@ PINNED = {
 }
 THRESHOLD = 0.4
 BATCH = 256
+# So many texts in a language that is not read are strays, however few there are.
+STRAY = 5
 # Longer texts are looked at in pieces that overlap, so that no identifier is cut in two.
 PIECE, OVERLAP = 5000, 250
 # A batch that takes longer than this is taken to hang: seconds, and seconds per character (a hundred times the usual).
@@ -158,17 +161,19 @@ class Detector:
         return np.array([cell_class(c, s, header) for c, s in zip(cells, moved, strict=True)], np.int64)
 
     def scrub(
-        self, texts: Sequence[str], advance: Callable[[int], None] | None = None, *, drop_unread: bool = False
+        self, texts: Sequence[str], advance: Callable[[int], None] | None = None, *, drop_unread: float = 0.0
     ) -> list[str]:
         """The texts with every found span replaced by a placeholder such as <PERSON_1>, numbered within its text.
 
         A placeholder that stands in the input is neutralised, so that it cannot pass for one of ours. Each different text
         is looked at once.  advance: called with how many more of the different texts are done.
-        drop_unread: a text in a language that the models do not read becomes an empty one, in place of a PIIError: for columns of
-        which it is known that nearly all are read.
+        drop_unread: share of the texts (or `STRAY` of them, if that is more) that may be in a language which the models do not read:
+        they become empty ones, in place of a PIIError.
         """
         if drop_unread and self.mode != "patterns":
-            texts = ["" if foreign(text) else text for text in texts]
+            read = ["" if foreign(text) else text for text in texts]
+            if sum(map(operator.ne, read, texts)) <= max(drop_unread * len(texts), STRAY):
+                texts = read
         self._require_known_language(texts, "a text", tolerated=0.0)
         clean = {text: neutralise(text) for text in texts}
         distinct = sorted(set(clean.values()))

@@ -38,7 +38,7 @@ def losses_after(tiny: str, noise_multiplier: float, samples: int) -> tuple[np.n
     prompt = tuned_prompt(Prompt(subject="", description="Notes", examples=()), "note")
     lm = pretrained.own_language_model(tiny, "cpu")
     lm.model.requires_grad_(True)
-    reading = Reading.of(lm, [prompt], [Groups(cells=(), counts=np.ones(1))], (), 2, 16)
+    reading = Reading.of(lm, [prompt], [Groups(cells=(), counts=np.ones(1))], (), 2, 16, [frozenset()])
     plan = Training(
         sampling_rate=RATE, steps=STEPS, noise_multiplier=noise_multiplier, expected_batch=RATE * (ROWS + CANARIES)
     )

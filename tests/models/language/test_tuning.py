@@ -61,7 +61,7 @@ PROMPT = tuned_prompt(Prompt(subject="subject", description="", examples=()), "n
 
 def reading_of(tiny: str, max_tokens: int = 24) -> tuple[pretrained.LanguageModel, Reading]:
     lm = pretrained.own_language_model(tiny, "cpu")
-    return lm, Reading.of(lm, [PROMPT], [GROUPS], VOCABULARY, 3, max_tokens)
+    return lm, Reading.of(lm, [PROMPT], [GROUPS], VOCABULARY, 3, max_tokens, [frozenset()])
 
 
 def strings(texts: list[str | None]) -> Strings:

