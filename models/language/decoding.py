@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache
 
@@ -27,6 +28,8 @@ _NAME = "dpsynth_shared_prefix"
 _COMPACT_BELOW = 0.75
 # Texts are written in so many batches or more, where these are not smaller than this; and so many of them side by side on a CPU.
 _PARTS, _FEWEST, _LANES = 4, 16, 8
+# Tokens that texts get room for at a time: few of them become as long as they may.
+_ROOM = 32
 # What is added to a score or logit that is not to count.
 _FAR_BELOW = -1e9
 # The share of the nudge that the first letter of a word gets where tokens are bytes: it begins other words, too.
@@ -92,8 +95,12 @@ class _Shared(Cache):
         self._own = [tuple(t.new_empty(batch, t.shape[0], room, t.shape[2]) for t in layer) for layer in prefix]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-        keys, values = self._own[layer_idx]
         end = self.used + key_states.shape[2]
+        if (lacking := end - self._own[layer_idx][0].shape[2]) > 0:
+            self._own[layer_idx] = tuple(pad(t, (0, 0, 0, lacking + _ROOM)) for t in self._own[layer_idx])
+        if (lacking := end - self.hidden.shape[1]) > 0:
+            self.hidden = pad(self.hidden, (0, lacking + _ROOM))
+        keys, values = self._own[layer_idx]
         keys[:, :, self.used : end], values[:, :, self.used : end] = key_states, value_states
         return keys[:, :, :end], values[:, :, :end]
 
@@ -107,8 +114,11 @@ class _Shared(Cache):
 
     def as_prefix(self) -> list[tuple[Tensor, Tensor]]:
         """The prefix and the only text's own tokens, as a prefix of others."""
-        both = zip(self.prefix, self._own, strict=True)
-        return [(torch.cat([k, keys[0]], 1), torch.cat([v, values[0]], 1)) for (k, v), (keys, values) in both]
+        out = []
+        for (keys, values), (own_keys, own_values) in zip(self.prefix, self._own, strict=True):
+            read = own_keys[0, :, : self.used], own_values[0, :, : self.used]
+            out.append((torch.cat([keys, read[0]], 1), torch.cat([values, read[1]], 1)))
+        return out
 
     def keep(self, rows: Tensor) -> None:
         """Only some texts stay in the batch."""
@@ -266,7 +276,7 @@ class Writer:
     ) -> list[Draft]:
         """Texts whose suffixes begin with `head` tokens in common."""
         read = self._read_with(tasks[0].suffix[:head]) if head else self._read
-        state, logits = self._begun([t.suffix[head:] for t in tasks], max(t.most for t in tasks), read)
+        state, logits = self._begun([t.suffix[head:] for t in tasks], read)
         out: list[list[int]] = [[] for _ in tasks]
         nats = [0.0] * len(tasks)
         rows = list(range(len(tasks)))  # which text each row of the batch is
@@ -311,22 +321,20 @@ class Writer:
         self._read_in(state, ids, torch.arange(len(head), device=ids.device)[None])
         return state.as_prefix()
 
-    def _begun(
-        self, suffixes: Sequence[Sequence[int]], most: int, read: list[tuple[Tensor, Tensor]]
-    ) -> tuple[_Shared, Tensor]:
+    def _begun(self, suffixes: Sequence[Sequence[int]], read: list[tuple[Tensor, Tensor]]) -> tuple[_Shared, Tensor]:
         """(state after the suffixes, logits of what follows). Suffixes are padded at their beginning.
 
         read: keys and values of what all have read before.
         """
         longest = max(map(len, suffixes))
-        state = _Shared(read, len(suffixes), longest + most)
+        state = _Shared(read, len(suffixes), longest + _ROOM)
         ids = torch.zeros(len(suffixes), longest, dtype=torch.long, device=state.hidden.device)
         places = torch.zeros_like(ids)
         for i, suffix in enumerate(suffixes):
-            pad = longest - len(suffix)
-            ids[i, pad:] = torch.tensor(suffix, device=ids.device)
-            places[i, pad:] = torch.arange(len(suffix), device=ids.device)
-            state.hidden[i, :pad] = _FAR_BELOW
+            first = longest - len(suffix)
+            ids[i, first:] = torch.tensor(suffix, device=ids.device)
+            places[i, first:] = torch.arange(len(suffix), device=ids.device)
+            state.hidden[i, :first] = _FAR_BELOW
         # All but the last by itself: logits are wanted of that alone, and transformers would copy their matrix for each text.
         if longest > 1:
             self._read_in(state, ids[:, :-1], places[:, :-1])
@@ -355,7 +363,7 @@ class Writer:
         short, long = self.prefix[-1:], self.prefix[-3:]
         most = _SAME if self.lm.model.dtype == torch.float32 else _SAME_SHORT
         with _attending(self.lm.model):
-            _, shared = self._begun([short, long], 1, self._read)
+            _, shared = self._begun([short, long], self._read)
         for found, suffix in zip(shared.float(), (short, long), strict=True):
             ids = torch.tensor([[*self.prefix, *suffix]], device=found.device)
             plain = torch.log_softmax(self.lm.model(input_ids=ids).logits[0, -1].float(), -1)
