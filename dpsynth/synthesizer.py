@@ -133,10 +133,13 @@ class Synthesizer:
         table: pd.DataFrame = mark(self._table(n, {}, seed), self.privacy.run)
         return table
 
-    def chunks(self, n: int | None = None, *, seed: int | None = None, rows: int = 2**20) -> Iterator[pd.DataFrame]:
-        """`sample_typed`, at most `rows` rows at a time: for more rows than memory holds. Each chunk is drawn by itself; units and
-        ids are numbered on, units with gaps.
+    def chunks(
+        self, n: int | None = None, *, seed: int | None = None, rows: int | None = None
+    ) -> Iterator[pd.DataFrame]:
+        """`sample_typed`, at most `rows` rows at a time (None: a million, or 16,384 where texts are written): for more rows than memory
+        holds. Each chunk is drawn by itself; units and ids are numbered on, units with gaps.
         """
+        rows = (2**14 if self.writers else 2**20) if rows is None else rows
         if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
             raise SchemaError("rows must be a whole number of at least 1")
         total = self.n_rows if n is None else n
@@ -169,8 +172,8 @@ class Synthesizer:
         draw = partial(_part_of, replace(self, layout=None, drawn=None), first, n, SPREAD_ROWS, where, balance)
         return spread(session, draw, self.domain.facts, -(-n // SPREAD_ROWS), {MARK: self.privacy.run})
 
-    def write(self, to: Any, n: int | None = None, *, seed: int | None = None, rows: int = 2**20) -> None:
-        """Write synthetic rows in chunks of `rows`, in types learned under DP; all of them or none.
+    def write(self, to: Any, n: int | None = None, *, seed: int | None = None, rows: int | None = None) -> None:
+        """Write synthetic rows in chunks of `rows` (see `chunks`), in types learned under DP; all of them or none.
 
         to: a .parquet or .csv file, a new folder for Hugging Face's `load_dataset`, `dpsynth.SQL(url, table=...)` or "URL#table".
         This is no release: there is no gate, and no statement beside the rows. Raises SchemaError where `to` cannot be written.

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from dpsynth.models.language.shapes import PARTS, SIZE, shape_of
 from dpsynth.models.language.words import STEPS, WordRows
 from dpsynth.privacy.pii import fill_placeholders, find_leaks
 from dpsynth.privacy.source import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 # Letters of a word, and times that a text repeats one word, at most.
 LONGEST_WORD, MOST_REPEATS = 25, 4
@@ -136,10 +140,13 @@ def chosen(
 class _Moments:
     """Texts as vectors whose means were bought, and those means by group.
 
-    features: shape (texts, moments).  means, leeway: of each group, and by how much a mean may be missed, shape (groups, moments).
+    along, words, shapes: parts of the moments, shape (texts, moments of each); words are few of many.  means, leeway: of each group, and by
+    how much a mean may be missed, shape (groups, moments).
     """
 
-    features: npt.NDArray[np.float32]
+    along: npt.NDArray[np.float32]
+    words: csr_array[Any]
+    shapes: npt.NDArray[np.float32]
     means: FloatArray
     leeway: FloatArray
 
@@ -148,16 +155,18 @@ class _Moments:
         groups, counts = guide.groups.size, np.maximum(guide.groups.counts, 1.0)[:, None]
         shares = np.maximum(guide.shapes[:SIZE], 0.0)
         shares = shares / max(shares.sum(), 1e-300)
-        words = WordRows(guide.column, guide.words).encode(texts).astype(np.float32).toarray() / np.float32(STEPS)
         sets = (
-            (along, guide.sums / counts, guide.sum_sigma / counts + _LEEWAY),
-            (words, guide.word_counts / counts, guide.word_sigma / counts + _LEEWAY),
-            (PARTS[shapes_of(texts)], (shares @ PARTS)[None, :], _SHAPE_LEEWAY),
+            (guide.sums / counts, guide.sum_sigma / counts + _LEEWAY),
+            (guide.word_counts / counts, guide.word_sigma / counts + _LEEWAY),
+            ((shares @ PARTS)[None, :], np.full((1, 1), _SHAPE_LEEWAY)),
         )
+        widths = [means.shape[1] for means, _ in sets]
         return cls(
-            features=np.hstack([features.astype(np.float32) for features, _, _ in sets]),
-            means=np.hstack([np.broadcast_to(means, (groups, f.shape[1])) for f, means, _ in sets]),
-            leeway=np.hstack([np.broadcast_to(leeway, (groups, f.shape[1])) for f, _, leeway in sets]),
+            along=along.astype(np.float32),
+            words=WordRows(guide.column, guide.words).encode(texts).astype(np.float32) / np.float32(STEPS),
+            shapes=PARTS[shapes_of(texts)].astype(np.float32),
+            means=np.hstack([np.broadcast_to(means, (groups, w)) for w, (means, _) in zip(widths, sets, strict=True)]),
+            leeway=np.hstack([np.broadcast_to(away, (groups, w)) for w, (_, away) in zip(widths, sets, strict=True)]),
         )
 
     def matched(self, group: int, among: IntArray, n: int) -> IntArray:
@@ -173,7 +182,8 @@ class _Moments:
         return np.concatenate(taken)
 
     def _herded(self, group: int, among: IntArray, n: int) -> IntArray:
-        scaled = self.features[among] / self.leeway[group]
+        features = np.hstack([self.along[among], self.words[among].toarray(), self.shapes[among]])
+        scaled = features / self.leeway[group]
         mean = self.means[group] / self.leeway[group]
         squares, gain = (scaled**2).sum(axis=1), 2 * (scaled @ mean)
         n = min(n, len(among))
