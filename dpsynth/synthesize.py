@@ -397,10 +397,9 @@ def _writers(
     columns = {}
     for i, codec in enumerate(domain.codecs):
         if codec.column in texts and isinstance(codec.cells, LabelCells):
-            wanted = codec.within[
-                codes[:, i], codec.cells.other
-            ]  # the probability that the text is none of the recurring ones
-            counts = np.bincount(places, weights=weights * wanted, minlength=size).astype(np.float64)
+            # How probable it is that a row's text is none of the recurring ones.
+            to_write = codec.within[codes[:, i], codec.cells.other]
+            counts = np.bincount(places, weights=weights * to_write, minlength=size).astype(np.float64)
             columns[codec.column] = TextColumn(counts=counts, recurring=frozenset(codec.cells.labels))
     return generator.fit_texts(table, columns, cells, mu_squared=mu_squared, device=settings.device, progress=progress)
 

@@ -6,7 +6,7 @@ Routes: *guided*, a public model that noisy counts and embeddings lead; *tuned*,
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -230,13 +230,15 @@ class Language:
                     f"condition: {', '.join(self.conditions)} have too many combinations of labels{with_leaves}"
                 )
             return asked
-        # Those of the taxonomy and the targets, if there are any; each as long as there are not too many combinations.
-        wanted = dict.fromkeys((*self._leafed(labelled), *(name for name in labelled if name in targets)))
-        most, least = (MAX_GROUPS * 4, 0) if wanted else (MAX_GROUPS, 1)
+        meant = dict.fromkeys((*self._leafed(labelled), *(name for name in labelled if name in targets)))
+        few = [cells for cells in labelled.values() if 1 <= len(cells.labels) <= FEW_LABELS]
+        return self._fitting([labelled[name] for name in meant], MAX_GROUPS * 4) or self._fitting(few, MAX_GROUPS)
+
+    def _fitting(self, columns: Iterable[LabelCells], most: int) -> tuple[LabelCells, ...]:
+        """One column after another, but those that would make more than so many groups."""
         out: tuple[LabelCells, ...] = ()
-        for name, cells in labelled.items():
-            fits = name in wanted if wanted else least <= len(cells.labels) <= FEW_LABELS
-            if fits and self._groups((*out, cells)) <= most:
+        for cells in columns:
+            if self._groups((*out, cells)) <= most:
                 out = (*out, cells)
         return out
 
