@@ -35,6 +35,7 @@ def nothing_spent(place: Path) -> bool:
     return not place.exists() or not dpsynth.Ledger(place).datasets()
 
 
+@pytest.mark.slow
 def test_what_recurs_is_kept_whole_and_nothing_is_asked_of_it(tiny: str) -> None:
     frame = corpus(900, seed=1).fillna({"note": ""})
     rng = np.random.default_rng(0)
@@ -124,6 +125,7 @@ def test_targets_of_too_many_labels_are_no_conditions_unless_they_are_asked_for(
         Language(condition="many").conditions_among(codecs, (), ())
 
 
+@pytest.mark.slow
 def test_a_stray_text_in_another_language_or_half_a_character_stops_no_fit(tmp_path: Path) -> None:
     frame = pd.DataFrame({"note": [f"the parcel came late and the box was open {i}" for i in range(60)]})
     frame.loc[3, "note"] = "Nie mogę się zalogować na moje konto od wczoraj, proszę o pomoc w tej sprawie"
