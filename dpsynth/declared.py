@@ -16,7 +16,7 @@ _SAID = {
     "datetime": "dates or times",
     "timedelta": "durations",
 }
-# Kinds that a source's type can be declared to be. Strings may be anything: they are read as what they are declared to be.
+# Kinds that a source's type can be declared to be; the first is taken where nothing is declared. Strings may be anything: they are read as what they are declared to be.
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "number": ("numeric", "categorical", "boolean", "id"),
     "integer": ("numeric", "categorical", "boolean", "id"),
@@ -60,12 +60,5 @@ def declared(source: SourceColumn, schema: Schema | None) -> Column:
     column = schema[source.name] if schema is not None and source.name in schema else Column(source.name)
     if column.kind is not None or column.role == "identifier":
         return column
-    by_type: dict[str, Kind] = {
-        "number": "numeric",
-        "integer": "numeric",
-        "boolean": "boolean",
-        "datetime": "datetime",
-        "timedelta": "timedelta",
-    }
-    kind = by_type.get(source.type)
+    kind = _KINDS[source.type][0] if source.type in _KINDS else None
     return replace(column, kind=kind, integer=True if source.type == "integer" else None)

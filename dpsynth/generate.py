@@ -34,11 +34,14 @@ _SEEN, _SEEN_LEAST, _SEEN_MOST, _LOOKS = 400, 10_000, 200_000, 3
 
 def texts_of(domain: Domain) -> list[str]:
     """Columns some of whose texts are to be written, for they are no frequent ones."""
-    out = []
-    for fact in domain.facts:
-        if fact.treatment == "scrubbed text" and fact.codec is not None and isinstance(fact.codec.cells, LabelCells):
-            out += [fact.column.name] * bool(fact.codec.shares[fact.codec.cells.other] > 0)
-    return out
+    return [
+        fact.column.name
+        for fact in domain.facts
+        if fact.treatment == "scrubbed text"
+        and fact.codec is not None
+        and isinstance(fact.codec.cells, LabelCells)
+        and fact.codec.shares[fact.codec.cells.other] > 0
+    ]
 
 
 def draw(

@@ -13,6 +13,9 @@ from typing import TypeVar
 
 import torch
 
+# Parts side by side, at most.
+LANES = 8
+
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 
@@ -32,7 +35,7 @@ def side_by_side(
     of: Callable[[Part], Result],
     parts: Sequence[Part],
     *,
-    most: int,
+    most: int = LANES,
     done: Callable[[Part], None] = lambda part: None,
 ) -> list[Result]:
     """`of` each part, in their order: as many at a time as torch has threads, but `most`, each in one thread.

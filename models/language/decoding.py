@@ -20,14 +20,14 @@ from transformers.cache_utils import Cache
 
 from dpsynth.models.language.lexicon import Lexicon
 from dpsynth.models.language.pretrained import LanguageModel
-from dpsynth.models.threads import side_by_side
+from dpsynth.models.threads import LANES, side_by_side
 from dpsynth.privacy.errors import ModelError
 
 _NAME = "dpsynth_shared_prefix"
 # Of a batch, when so few are still being written, the others are taken out of memory.
 _COMPACT_BELOW = 0.75
-# Texts are written in so many batches or more, where these are not smaller than this; and so many of them side by side on a CPU.
-_PARTS, _FEWEST, _LANES = 4, 16, 8
+# Texts are written in so many batches or more, where these are not smaller than this.
+_PARTS, _FEWEST = 4, 16
 # Tokens that texts get room for at a time: few of them become as long as they may.
 _ROOM = 32
 # What is added to a score or logit that is not to count.
@@ -260,7 +260,7 @@ class Writer:
                 out[place] = draft
 
         with _attending(self.lm.model):
-            most = _LANES if self.lm.model.device.type == "cpu" else 1
+            most = LANES if self.lm.model.device.type == "cpu" else 1
             seeded = list(zip(parts, seeds, strict=True))
             side_by_side(put, seeded, most=most, done=lambda part: written(len(part[0][1])))
         return out

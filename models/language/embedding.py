@@ -21,12 +21,11 @@ Array = npt.NDArray[np.float32]
 DIMENSIONS = 384
 # Whole numbers that stand for a length of 1: what rounding takes off a vector of 128 numbers is then below a thousandth.
 GRID = 2**14
-# The fewest of them, where the rows of a unit are weighed by so fine a scale that the noise would leave the sampler's range.
-_LEAST_GRID, _FINEST = 2**8, 2**30
+# Most of these times the scale by which the rows of a unit are weighed: with more, noise would leave the sampler's range.
+_FINEST = 2**30
 # Tokens of a text that are read; what is beyond them does not count.
 READ = 128
-# Texts at a time, and batches side by side.
-_BATCH, _LANES = 64, 8
+_BATCH = 64
 
 
 def embed(texts: Sequence[str], embedded: Callable[[int], None] = lambda n: None) -> Array:
@@ -51,7 +50,7 @@ def embed(texts: Sequence[str], embedded: Callable[[int], None] = lambda n: None
         with torch.inference_mode():
             out[part[0]] = _pooled(model, part[1])
 
-    side_by_side(put, parts, most=_LANES, done=lambda part: embedded(len(part[0])))
+    side_by_side(put, parts, done=lambda part: embedded(len(part[0])))
     return out
 
 
@@ -90,7 +89,7 @@ def embed_alone(texts: Iterable[str]) -> Iterator[Array | None]:
 
 def grid_for(max_rows: int) -> int:
     """Whole numbers for a length of 1, in a table whose units have at most so many rows."""
-    return max(min(GRID, _FINEST // unit_scale(max_rows)), _LEAST_GRID)
+    return min(GRID, _FINEST // unit_scale(max_rows))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

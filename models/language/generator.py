@@ -159,16 +159,13 @@ class Language:
             return
         from dpsynth.models.language.decoding import Writer
 
-        # The models of one's own are loaded and tried: they may lack a tokenizer, or have an attention that shares no prefix.
-        known = self.base in (pretrained.DEFAULT, pretrained.TINY)
         tokenizer = pretrained.load_tokenizer(self.base)
         bare = self.base == pretrained.TINY
         prefix = tokenizer(prompt_of((), self.description, self.examples, bare=bare).prefix()).input_ids
-        room = (
-            pretrained.PLACES[self.base] - len(prefix)
-            if known
-            else Writer(pretrained.load_language_model(self.base, pretrained.fast_device()), prefix).room
-        )
+        if self.base in pretrained.PLACES:
+            room = pretrained.PLACES[self.base] - len(prefix)
+        else:  # a model of one's own is loaded and tried: it may have an attention that shares no prefix
+            room = Writer(pretrained.load_language_model(self.base, pretrained.fast_device()), prefix).room
         if room < LEAST_ROOM:
             raise ModelError(
                 f"description and examples take {len(prefix)} tokens, and leave the language model no room"

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 # Tokens that go through a model at a time, of which these have logits at once; and of each text those, or characters, that are read.
 _BATCH, _FORETOLD, _TOKENS, _CHARACTERS = 2048, 64, 512, 1000
-# Batches side by side on a CPU.
-_LANES = 8
 # Added to the count of each word of a label: one that it was not seen with is unlikely, not impossible.
 _SMOOTHING = 0.1
 _YES, _NO = ("Yes", " Yes", "yes", " yes"), ("No", " No", "no", " no")
@@ -403,7 +401,7 @@ def _by_batches(lengths: Sequence[int], of: Callable[[list[int]], Tensor], judge
     """What `of` says of each place, shape (places,), asked of several at a time: those of like length. judged: see `Judge.score`."""
     import torch
 
-    from dpsynth.models.threads import side_by_side
+    from dpsynth.models.threads import LANES, side_by_side
 
     out, parts = np.zeros(len(lengths)), []
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
@@ -416,6 +414,6 @@ def _by_batches(lengths: Sequence[int], of: Callable[[list[int]], Tensor], judge
         with torch.inference_mode():
             out[places] = of(places).double().cpu().numpy()
 
-    most = _LANES if pretrained.fast_device() == "cpu" else 1
+    most = LANES if pretrained.fast_device() == "cpu" else 1
     side_by_side(put, parts, most=most, done=lambda places: judged(len(places)))
     return out

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import operator
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -153,7 +152,7 @@ class Detector:
 
         advance: called with how many more cells are done.
         """
-        self._require_known_language(cells, f"column {header!r}", tolerated=0.02)
+        self._unread(cells, f"column {header!r}", tolerated=0.02 * len(cells))
         cells = [_WHOLE.sub("", cell) for cell in cells]
         lead = f"{header.replace('_', ' ')}: "
         found = _counted(self.spans([lead + cell for cell in cells]), advance)
@@ -170,11 +169,8 @@ class Detector:
         drop_unread: share of the texts (or `STRAY` of them, if that is more) that may be in a language which the models do not read:
         they become empty ones, in place of a PIIError.
         """
-        if drop_unread and self.mode != "patterns":
-            read = ["" if foreign(text) else text for text in texts]
-            if sum(map(operator.ne, read, texts)) <= max(drop_unread * len(texts), STRAY):
-                texts = read
-        self._require_known_language(texts, "a text", tolerated=0.0)
+        strays = self._unread(texts, "a text", tolerated=max(drop_unread * len(texts), STRAY) if drop_unread else 0.0)
+        texts = ["" if i in strays else text for i, text in enumerate(texts)] if strays else texts
         clean = {text: neutralise(text) for text in texts}
         distinct = sorted(set(clean.values()))
         found = _counted(self.spans(distinct), advance)
@@ -184,20 +180,22 @@ class Detector:
         }
         return [scrubbed[clean[text]] for text in texts]
 
-    def _require_known_language(self, texts: Sequence[str], where: str, tolerated: float) -> None:
-        """Raises PIIError where texts are evidently in a language that the models do not read; patterns read any.
+    def _unread(self, texts: Sequence[str], where: str, tolerated: float) -> dict[int, str]:
+        """Places of the texts that are evidently in a language which the models do not read, and that language; patterns read any.
 
-        tolerated: share of the texts. A stray label does not stop a column, for labels that few hold are not kept anyway.
+        Raises PIIError where they are more than `tolerated`. A stray label does not stop a column, for labels that few hold are not
+        kept anyway.
         """
         if self.mode == "patterns":
-            return
-        languages = [found for text in texts if (found := foreign(text))]
-        if len(languages) > tolerated * len(texts):
+            return {}
+        found = {i: language for i, text in enumerate(texts) if (language := foreign(text))}
+        if len(found) > tolerated:
             raise PIIError(
-                f"{where} holds text in a language that the detector does not read ({languages[0]}; it reads "
+                f"{where} holds text in a language that the detector does not read ({next(iter(found.values()))}; it reads "
                 f"{', '.join(second.LANGUAGES)}). Declare what the column is in the schema (kind='categorical' if it names "
                 "nobody, role='identifier' to leave it out), or ask for pattern detection alone (--patterns-only)"
             )
+        return found
 
 
 # An integer that went through floating point, as where a column also has gaps.
