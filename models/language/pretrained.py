@@ -239,7 +239,8 @@ def fast_type(device: str) -> torch.dtype:
     import torch
 
     if device == "cpu":
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+        # With AVX-512 alone, bfloat16 is there but half as fast as float32 (64 rows by 576 by 1536: 73 against 106 GFLOP/s, a core).
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
     return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
 
 
