@@ -91,7 +91,9 @@ def main() -> None:
         help="tuned: also trained by DP-SGD (wants a GPU)",
     )
     ask.add_argument("--overdraw", type=float, default=Language().overdraw, help="texts written for each that is kept")
-    ask.add_argument("--fluent", type=float, default=Language().fluent, help="share of them that is chosen among")
+    ask.add_argument(
+        "--fluency", type=float, default=Language().fluency, help="weight of it beside the means that were bought"
+    )
     ask.add_argument(
         "--temperature", type=float, default=Language().temperature, help="lower: more fluent, less alike the rows"
     )
@@ -127,7 +129,7 @@ def main() -> None:
         description=args.about,
         route=args.route,
         overdraw=args.overdraw,
-        fluent=args.fluent,
+        fluency=args.fluency,
         temperature=args.temperature,
         select=not args.no_filter,
     )
@@ -154,7 +156,7 @@ def main() -> None:
         "route": model.route,
         "overdraw": model.overdraw,
         "select": model.select,
-        "fluent": model.fluent,
+        "fluency": model.fluency,
         "temperature": model.temperature,
         "nudge": model.nudge,
         "words": model.words,

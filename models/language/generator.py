@@ -19,7 +19,7 @@ from dpsynth.models.language.leaves import LeafCells
 from dpsynth.models.language.taxonomy import Taxonomy
 from dpsynth.models.language.tuning import STAGE, Reading, Tuning, tune, tuned_prompt
 from dpsynth.models.language.words import public_vocabulary
-from dpsynth.models.language.writer import TextWriter, Writing, prompt_of
+from dpsynth.models.language.writer import FLUENCY, TextWriter, Writing, prompt_of
 from dpsynth.models.protocol import (
     Generator,
     Steps,
@@ -76,8 +76,8 @@ class Language:
     words: bought words in a prompt, at most.  nudge: added to the logit of each until it has occurred; 3 is fluent, 5 faithful.
     temperature, top_k, top_p: of the sampling.  overdraw: texts written for each that is kept.
     select: choose among them so that their means come near those that were bought; without, the first that pass the public rules are taken.
-    fluent: share of each group's texts that are chosen among, those that the base model, which is not shown their prompts, finds likeliest;
-    more where too few would be left.
+    fluency: weight, beside those means, of how likely the base model finds a text that it reads without the prompt; 0 = none, and the
+    texts are not read again.
     dimensions: axes of the embeddings that are bought.  batch: texts at a time.
     table: the model of the other columns.
     judges: of `dpsynth.models.language.judges`, which one after another take texts away before the choice; public models and rules, which see
@@ -97,7 +97,7 @@ class Language:
     top_p: float = 0.95
     overdraw: float = 4.0
     select: bool = True
-    fluent: float = 0.6
+    fluency: float = FLUENCY
     dimensions: int = 128
     batch: int = 128
     table: Generator = field(default_factory=_marginals)
@@ -112,8 +112,8 @@ class Language:
             raise ModelError("words must be at least 2, top_k and batch at least 1, dimensions between 8 and 384")
         if not self.temperature > 0 or not 0 < self.top_p <= 1 or self.overdraw < 1:
             raise ModelError("temperature must be above 0, top_p in (0, 1], overdraw at least 1")
-        if not 0 <= self.nudge <= 100 or not 0 < self.fluent <= 1:
-            raise ModelError("nudge must lie between 0 and 100, fluent in (0, 1]")
+        if not 0 <= self.nudge <= 100 or not 0 <= self.fluency <= 100:
+            raise ModelError("nudge and fluency must lie between 0 and 100")
         if self.route not in ("guided", "tuned", "auto"):
             raise ModelError("route must be 'guided', 'tuned' or 'auto'")
         if self.coverage not in ("faithful", "balanced"):

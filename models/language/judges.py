@@ -183,7 +183,7 @@ class Agreement:
 class Fluency:
     """Likes texts that a language model finds likely, read without their prompt: minus nats a byte.
 
-    model: as `Language.base`.  `Language.fluent` is the same rule by the base model.
+    model: as `Language.base`.  `Language.fluency` weighs the same marks, of the base model, beside the means that were bought.
     """
 
     model: str = pretrained.DEFAULT

@@ -28,6 +28,8 @@ from dpsynth.values import Own
 _TOKENS_PER_WORD, _SPARE_TOKENS = 1.8, 8
 # What a leaf of a tree is called in the prompt.
 _LEAF = "subject"
+# Weight of fluency beside the bought means, unless another is asked for.
+FLUENCY = 1.0
 # Times at most that texts are written in place of those that did not pass the public rules.
 _ROUNDS = 3
 
@@ -46,7 +48,7 @@ class Writing:
     top_p: float
     overdraw: float
     select: bool
-    fluent: float
+    fluency: float
     batch: int
     coverage: Literal["faithful", "balanced"] = "faithful"
     judges: tuple[Judge, ...] = ()
@@ -67,6 +69,9 @@ class Writing:
     def from_json(cls, body: dict[str, Any]) -> Writing:
         """What `to_json` wrote; an endpoint in it asks nobody until it is allowed."""
         teacher = body.get("teacher")
+        body = dict(body)
+        if "fluent" in body:  # once, the share of the texts that were chosen among, by the same marks
+            body["fluency"] = FLUENCY if body.pop("fluent") < 1 else 0.0
         own = {
             "examples": tuple((name, tuple(words), text) for name, words, text in body["examples"]),
             "judges": tuple(from_json(judge) for judge in body.get("judges", ())),
@@ -172,31 +177,49 @@ class TextWriter:
         times = self.writing.overdraw if self.writing.select or self.writing.judges else 1.0
         drafts = self._judged(self._drafts(wanted, times, rng, progress, counted), n, progress, counted)
         if self.writing.select:
+            marks = self._fluency(drafts.texts, progress)
             progress.stage(f"choosing texts of {self.column}", len(drafts.texts))
             embeddings = embed(drafts.texts, progress.advance)
-            taken = selection.chosen(wanted, drafts.made_for, drafts.texts, embeddings, self.guide, rng)
+            taken = selection.chosen(
+                wanted,
+                drafts.made_for,
+                drafts.texts,
+                embeddings,
+                self.guide,
+                rng,
+                marks=marks,
+                weight=self.writing.fluency,
+            )
         else:
             taken = selection.first(wanted, drafts.made_for)
         counted("chosen", len(set(taken.tolist())))
         return [drafts.texts[i] for i in taken]
 
+    def _fluency(self, texts: Sequence[str], progress: Steps) -> FloatArray | None:
+        """How likely the base model finds each text, shape (texts,); None where that does not count.
+
+        Not what it thought as it wrote: it had read the words that it was to use, and finds them likely.
+        """
+        if not self.writing.fluency:
+            return None
+        judge = Fluency(model=self.writing.base)
+        judge.require()
+        progress.stage(f"reading texts of {self.column}", len(texts))
+        return marks_of(judge, texts, [""] * len(texts), progress.advance)
+
     def _judged(self, drafts: Drafts, n: int, progress: Steps, counted: Counted) -> Drafts:
-        """What the rule of fluency and the judges, one after another, leave: n texts or more, where judges refuse none outright."""
+        """What the judges, one after another, leave: n texts or more, where they refuse none outright."""
 
         def share(keep: float) -> float:
             return min(max(keep, n / len(drafts.texts)), 1.0)  # enough of them that none is used twice
 
-        judges = [(judge.name, judge) for judge in self.writing.judges]
-        if self.writing.select and self.writing.fluent < 1:
-            # Not what the writer thought of a text as it wrote it: it had read the words that it was to use, and finds them likely.
-            judges.insert(0, ("fluency", Fluency(model=self.writing.base, keep=self.writing.fluent)))
         names = self.guide.groups.names()
-        for name, judge in judges:
+        for judge in self.writing.judges:
             judge.require()
-            progress.stage(f"judging texts of {self.column}: {name}", len(drafts.texts))
+            progress.stage(f"judging texts of {self.column}: {judge.name}", len(drafts.texts))
             marks = marks_of(judge, drafts.texts, [names[group] for group in drafts.made_for], progress.advance)
             drafts = drafts.only(selection.best(drafts.made_for, marks, share(judge.keep)))
-            counted(name, len(drafts.texts))
+            counted(judge.name, len(drafts.texts))
             if not drafts.texts:
                 raise ModelError(f"the judge {judge.name!r} refused every text")
         return drafts

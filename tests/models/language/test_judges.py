@@ -30,7 +30,7 @@ from dpsynth.models.language.judges import (
 )
 from dpsynth.models.language.pretrained import LanguageModel, load_language_model
 from dpsynth.models.language.selection import best
-from dpsynth.models.language.writer import TextWriter, Writing
+from dpsynth.models.language.writer import FLUENCY, TextWriter, Writing
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.ledger import Ledger
 from dpsynth.report.shareable import _stages
@@ -230,10 +230,13 @@ def test_settings_are_saved_by_kind(judge: Judge) -> None:
 def test_a_model_that_was_saved_before_there_were_judges_is_read() -> None:
     now = Writing(
         base="m", description="", examples=(("a", ("b",), "c"),), words=4, nudge=1.0, temperature=1.0, top_k=1, top_p=1.0,
-        overdraw=1.0, select=True, fluent=1.0, batch=1,
+        overdraw=1.0, select=True, fluency=FLUENCY, batch=1,
     )  # fmt: skip
     then = {name: value for name, value in now.to_json().items() if name not in ("judges", "teacher", "coverage")}
     assert Writing.from_json(then) == now == Writing.from_json(now.to_json())
+    del then["fluency"]
+    assert Writing.from_json(then | {"fluent": 0.6}) == now, "once, the share that was chosen among"
+    assert Writing.from_json(then | {"fluent": 1.0}) == replace(now, fluency=0.0)
 
 
 def test_settings_are_checked() -> None:
@@ -301,19 +304,19 @@ def test_each_judge_shows_in_the_report_and_switched_off_all_is_as_before(
     reward = Reward(model=classifier(tiny, tmp_path / "reward", 1))
     before = synth.sample_typed(60, seed=1)
     all_of_them = judged(
-        synth, fluent=0.9,
+        synth,
         judges=(Rules(), Agreement(keep=0.8), Fluency(model=tiny, keep=0.8), Instruct(model=tiny, keep=0.8), reward, Longest()),
     )  # fmt: skip
     made = all_of_them.sample_typed(60, seed=1)
     stages, called = [name for name, *_ in _stages(made)["note"]], Path(tiny).name
     assert stages == [
-        "written", "public rules", "fluency", "rules", "label agreement", f"fluency ({called})", f"yes or no ({called})",
+        "written", "public rules", "rules", "label agreement", f"fluency ({called})", f"yes or no ({called})",
         "reward (reward)", "longest", "chosen",
     ]  # fmt: skip
     left = [n for _, n in made.attrs[TEXT_STAGES]["note"]]
-    assert left == sorted(left, reverse=True) and left[2] > left[4] > left[5] > left[6] > left[7]
+    assert left == sorted(left, reverse=True) and left[2] > left[3] > left[4] > left[5] > left[6]
     assert left[-1] == made["note"].notna().sum(), "enough are left that none is used twice"
-    assert not made.equals(before) and judged(all_of_them, judges=(), fluent=0.6).sample_typed(60, seed=1).equals(
+    assert not made.equals(before) and judged(all_of_them, judges=()).sample_typed(60, seed=1).equals(
         before
     )
     assert judged(synth, judges=(Rules(repeats=True),)).sample_typed(60, seed=1).equals(before), "it refuses nothing"

@@ -101,6 +101,34 @@ def test_words_are_matched_to_their_noisy_counts() -> None:
     assert sum(texts[i] == texts[0] for i in taken) == pytest.approx(40, abs=1)
 
 
+def test_the_better_of_texts_that_fit_alike_are_taken_and_means_are_kept() -> None:
+    rng = np.random.default_rng(0)
+    mean = np.array([0.4, 0.3, 0.0])
+    of = guide([400, 0, 0], np.array([mean * 400, np.zeros(3), np.zeros(3)]), 0.1)
+    drafts = rng.normal(size=(600, 3)) * [1, 1, 1] + [1.0, 0, 0]
+    places = at(*(drafts / np.linalg.norm(drafts, axis=1, keepdims=True)).tolist())
+    marks = rng.normal(-3.0, 0.1, 600)  # whatever their unit
+
+    def taken(weight: float) -> np.ndarray:
+        return chosen(
+            np.zeros(100, np.int64), np.zeros(600, np.int64), ["why is it so?"] * 600, places, of, np.random.default_rng(0),
+            marks=marks, weight=weight,
+        )  # fmt: skip
+
+    assert abs((marks[taken(0.0)] + 3).mean()) < 0.02, "without weight they say nothing"
+    better = taken(1.0)
+    assert len(set(better.tolist())) == 100 and (marks[better] + 3).mean() > 0.08
+    assert np.abs(places[better, :3].mean(axis=0) - mean).max() < 0.05
+    assert np.abs(places[np.argsort(-marks)[:100], :3].mean(axis=0) - mean).max() > 0.1, "the best hundred would not do"
+    level = np.full(600, -3.0)
+    assert (
+        chosen(
+            np.zeros(100, np.int64), np.zeros(600, np.int64), ["why is it so?"] * 600, places, of, np.random.default_rng(0),
+            marks=level, weight=1.0,
+        ) == taken(0.0)
+    ).all()  # fmt: skip
+
+
 def test_a_group_without_texts_of_its_own_takes_the_nearest() -> None:
     of = guide([50] * 6 + [0, 0], np.eye(8)[:, :6] * 50, 0.1)
     places = at([0.9, 0.3, 0.3, 0.3, 0.1, 0], [0.9, 0.3, 0.3, 0.3, 0.2, 0], [0.9, 0.3, 0.3, 0.3, 0.0, 0])
