@@ -23,7 +23,7 @@ from dpsynth.models import Language
 from dpsynth.models.language.embedding import embed
 
 HERE = Path(__file__).parent
-WRITTEN = 3500
+WRITTEN = 2000
 DESCRIPTION = "Questions that customers of a bank ask its support"
 DAYS = ("2025-01-01", "2025-12-31")
 MOST = 2000.0
