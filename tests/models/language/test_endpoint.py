@@ -207,12 +207,12 @@ def test_no_row_and_no_canary_reaches_an_endpoint(
     assert made["note"].dropna().str.startswith("Is there a fee for").all() and made["note"].notna().any()
     stages = dict(made.attrs[TEXT_STAGES]["note"])
     assert (
-        stages["written"] > stages["fluency"] > stages["endpoint (m)"] >= stages["chosen"] == made["note"].notna().sum()
+        stages["written"] >= stages["public rules"] > stages["endpoint (m)"] >= stages["chosen"] == made["note"].notna().sum()
     )
     asked = [b["messages"][-1]["content"] for b in service.bodies]
     assert (
         sum("Questions to a bank" in a for a in asked) == stages["written"]
-        and sum("0 to 10" in a for a in asked) == stages["fluency"]
+        and sum("0 to 10" in a for a in asked) == stages["public rules"]
     )
     assert any("card" in a.rsplit("Words:", 1)[-1] for a in asked), "words that were bought are sent"
     sent = "\n".join(service.raw).lower()

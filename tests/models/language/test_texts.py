@@ -104,7 +104,7 @@ def test_the_report_shows_how_many_texts_each_label_has_before_and_after(synth: 
 def test_the_report_shows_what_each_stage_left_of_the_texts(synth: dpsynth.Synthesizer) -> None:
     table = synth.sample_typed(100, seed=1)
     (stages,) = table.attrs[TEXT_STAGES].values()
-    assert [name for name, _ in stages] == ["written", "public rules", "fluency", "chosen"]
+    assert [name for name, _ in stages] == ["written", "public rules", "chosen"]
     left = [n for _, n in stages]
     assert left == sorted(left, reverse=True) and left[-1] == table["note"].notna().sum()
     shown = _stages(table)["note"]
@@ -136,7 +136,7 @@ def test_each_stage_of_writing_counts_up_to_its_end(synth: dpsynth.Synthesizer) 
     writer.write(
         [np.array(list(SUBJECTS) * 7, object)], 21, np.random.default_rng(0), progress=steps, counted=lambda *_: None
     )
-    assert list(steps.stages) == ["writing texts of note", "judging texts of note: fluency", "choosing texts of note"]
+    assert list(steps.stages) == ["writing texts of note", "reading texts of note", "choosing texts of note"]
     assert all(done == total > 0 for done, total in steps.stages.values())
 
 
