@@ -207,7 +207,11 @@ def test_no_row_and_no_canary_reaches_an_endpoint(
     assert made["note"].dropna().str.startswith("Is there a fee for").all() and made["note"].notna().any()
     stages = dict(made.attrs[TEXT_STAGES]["note"])
     assert (
-        stages["written"] >= stages["public rules"] > stages["endpoint (m)"] >= stages["chosen"] == made["note"].notna().sum()
+        stages["written"]
+        >= stages["public rules"]
+        > stages["endpoint (m)"]
+        >= stages["chosen"]
+        == made["note"].notna().sum()
     )
     asked = [b["messages"][-1]["content"] for b in service.bodies]
     assert (

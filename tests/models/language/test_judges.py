@@ -316,9 +316,7 @@ def test_each_judge_shows_in_the_report_and_switched_off_all_is_as_before(
     left = [n for _, n in made.attrs[TEXT_STAGES]["note"]]
     assert left == sorted(left, reverse=True) and left[2] > left[3] > left[4] > left[5] > left[6]
     assert left[-1] == made["note"].notna().sum(), "enough are left that none is used twice"
-    assert not made.equals(before) and judged(all_of_them, judges=()).sample_typed(60, seed=1).equals(
-        before
-    )
+    assert not made.equals(before) and judged(all_of_them, judges=()).sample_typed(60, seed=1).equals(before)
     assert judged(synth, judges=(Rules(repeats=True),)).sample_typed(60, seed=1).equals(before), "it refuses nothing"
 
 
