@@ -23,7 +23,7 @@ from dpsynth.models import Language
 from dpsynth.models.language.embedding import embed
 
 HERE = Path(__file__).parent
-WRITTEN = 2000
+WRITTEN = 1000
 DESCRIPTION = "Questions that customers of a bank ask its support"
 DAYS = ("2025-01-01", "2025-12-31")
 MOST = 2000.0
@@ -68,8 +68,8 @@ def _one(train: pd.DataFrame, test: pd.DataFrame, labels: list[str], epsilon: fl
         [
             dpsynth.Column("text", "text", nullable=False),
             dpsynth.Column("category", "categorical", categories=labels, role="target", nullable=False),
-            dpsynth.Column("amount", "numeric", lower=0.0, upper=MOST, nullable=False),
-            dpsynth.Column("day", "datetime", lower=DAYS[0], upper=DAYS[1], nullable=False),
+            dpsynth.Column("amount", "numeric", bounds=(0.0, MOST), decimals=2, nullable=False),
+            dpsynth.Column("day", "datetime", bounds=DAYS, nullable=False),
         ]
     )
     start, cpu = time.perf_counter(), time.process_time()
