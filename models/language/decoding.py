@@ -6,6 +6,7 @@ the whole batch, and is joined with attention over each text's own tokens under 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -192,16 +193,16 @@ def _attention(
     return out.reshape(batch, heads, new, -1).transpose(1, 2).contiguous().to(query.dtype), None
 
 
-@contextmanager
-def _attending(model: Any) -> Iterator[None]:
-    """The model attends to a shared prefix, in all threads: that of `_sharing` in each."""
+def _view(model: Any) -> Any:
+    """The same weights in modules of their own, which attend to a shared prefix: that of `_sharing` in each thread.
+
+    The model itself stays as it is for whoever reads by it meanwhile.
+    """
     AttentionInterface.register(_NAME, _attention)
-    before = model.config._attn_implementation
-    model.config._attn_implementation = _NAME
-    try:
-        yield
-    finally:
-        model.config._attn_implementation = before
+    weights = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    view = copy.deepcopy(model, weights)
+    view.config._attn_implementation = _NAME
+    return view
 
 
 @contextmanager
@@ -223,6 +224,7 @@ class Writer:
     def __init__(self, lm: LanguageModel, prefix: Sequence[int], lexicon: Lexicon | None = None) -> None:
         self.lm, self.prefix = lm, tuple(prefix)
         self._lexicon = None if lexicon is None else lexicon.to(lm.model.device)
+        self._model = _view(lm.model)
         # Tokens that may follow: at places beyond those that it was trained on, a model makes no sense. Some have no end of them.
         self.room = int(getattr(lm.model.config, "max_position_embeddings", None) or 2**20) - len(self.prefix)
         with torch.inference_mode():
@@ -259,10 +261,9 @@ class Writer:
             for place, draft in zip(places, drafts, strict=True):
                 out[place] = draft
 
-        with _attending(self.lm.model):
-            most = LANES if self.lm.model.device.type == "cpu" else 1
-            seeded = list(zip(parts, seeds, strict=True))
-            side_by_side(put, seeded, most=most, done=lambda part: written(len(part[0][1])))
+        most = LANES if self.lm.model.device.type == "cpu" else 1
+        seeded = list(zip(parts, seeds, strict=True))
+        side_by_side(put, seeded, most=most, done=lambda part: written(len(part[0][1])))
         return out
 
     def _batch(
@@ -343,7 +344,7 @@ class Writer:
     def _read_in(self, state: _Shared, ids: Tensor, places: Tensor) -> None:
         """More tokens, shape (batch, tokens). places: of the tokens, counted from the prefix's end."""
         with _sharing(state):
-            self.lm.model.base_model(
+            self._model.base_model(
                 input_ids=ids, position_ids=places + state.before, past_key_values=state, use_cache=True
             )
         state.used += ids.shape[1]
@@ -351,9 +352,7 @@ class Writer:
     def _read_on(self, state: _Shared, ids: Tensor, places: Tensor) -> Tensor:
         """Logits after one more token, shape (batch, vocabulary). places: see `_read_in`."""
         with _sharing(state):
-            read = self.lm.model(
-                input_ids=ids, position_ids=places + state.before, past_key_values=state, use_cache=True
-            )
+            read = self._model(input_ids=ids, position_ids=places + state.before, past_key_values=state, use_cache=True)
         state.used += ids.shape[1]
         logits: Tensor = read.logits[:, -1]
         return logits
@@ -362,8 +361,7 @@ class Writer:
         """Whether ends of the prefix, of different lengths in one batch, are read alike by themselves and after a shared prefix."""
         short, long = self.prefix[-1:], self.prefix[-3:]
         most = _SAME if self.lm.model.dtype == torch.float32 else _SAME_SHORT
-        with _attending(self.lm.model):
-            _, shared = self._begun([short, long], self._read)
+        _, shared = self._begun([short, long], self._read)
         for found, suffix in zip(shared.float(), (short, long), strict=True):
             ids = torch.tensor([[*self.prefix, *suffix]], device=found.device)
             plain = torch.log_softmax(self.lm.model(input_ids=ids).logits[0, -1].float(), -1)

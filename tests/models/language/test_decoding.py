@@ -195,3 +195,16 @@ def test_the_same_seed_writes_the_same_texts_and_another_others(tiny: str) -> No
         writer.write(tasks, Sampling(), 0.0, torch.Generator().manual_seed(seed), 3) for seed in (1, 1, 2)
     )
     assert first == again != other
+
+
+def test_a_model_reads_as_ever_while_it_writes(tiny: str) -> None:
+    lm = with_float32(load_language_model(tiny, "cpu"))
+    ids = torch.tensor([lm.tokenizer("a fee taken for the transfer?").input_ids])
+    writer = Writer(lm, tuple(lm.tokenizer("Each has a label.").input_ids))
+    before, meanwhile = lm.model(input_ids=ids).logits, []
+    writer.write(
+        tasks_of(lm, (3, 10)), Sampling(), 0.0, torch.Generator(), 2, lambda n: meanwhile.append(lm.model(ids).logits)
+    )
+    assert len(meanwhile) > 1 and all(torch.equal(logits, before) for logits in meanwhile)
+    weights = {tensor.data_ptr() for tensor in lm.model.parameters()}
+    assert {tensor.data_ptr() for tensor in writer._model.parameters()} == weights, "weights are not copied"
