@@ -45,7 +45,7 @@ from dpsynth.sources.lineage import made_by
 from dpsynth.sources.spark import NO_ROWS, SparkRows
 from dpsynth.split import GATE_PARTS, Split, text_part
 from dpsynth.synthesizer import Synthesizer, load
-from dpsynth.values import LINES
+from dpsynth.values import LINES, as_label
 
 if TYPE_CHECKING:
     from dpsynth.privacy.pii import Detector
@@ -499,6 +499,8 @@ def _check_generator(rows: Snapshot, generator: Generator, schema: Schema | None
             column = by_type[name]
             if column.kind in (*LINES, "text", "id") or column.role == "identifier":
                 raise ModelError(f"condition: {name!r} is not a column of labels; declare it categorical if it is")
+        known = [c for c in by_type.values() if c.categories is not None]
+        generator.require_few([LabelCells(c.name, tuple(map(as_label, c.categories or ()))) for c in known])
 
 
 def _check_schema(rows: Snapshot, schema: Schema | None, unit: str | None) -> None:

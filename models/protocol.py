@@ -163,6 +163,10 @@ class TextGenerator(Protocol):
     def require(self) -> None:
         """Raises ModelError where what it needs is not installed: before anything is reserved."""
 
+    def require_few(self, declared: Sequence[LabelCells]) -> None:
+        """Raises ModelError where the conditions among these columns, whose labels are declared, have too many of them together: before
+        anything is reserved."""
+
     def conditions_among(
         self, codecs: Sequence[Codec], texts: Collection[str], targets: Collection[str]
     ) -> tuple[LabelCells, ...]:

@@ -6,6 +6,7 @@ Routes: *guided*, a public model that noisy counts and embeddings lead; *tuned*,
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -214,22 +215,34 @@ class Language:
     def conditions_among(
         self, codecs: Sequence[Codec], texts: Collection[str], targets: Collection[str]
     ) -> tuple[LabelCells, ...]:
-        """The columns of labels that texts are to be written for: see `condition`. Raises ModelError."""
+        """The columns of labels that texts are to be written for: see `condition`.
+
+        Raises ModelError. Warns of conditions that are left out, for too many labels: a run that has spent is not refused for that.
+        """
         labelled = {c.column: c.cells for c in codecs if isinstance(c.cells, LabelCells) and c.column not in texts}
         if self.conditions is not None:
             for name in self.conditions:
                 if name not in labelled:
                     raise ModelError(f"condition: {name!r} is not a column of labels in the model")
-            asked = tuple(labelled[name] for name in self.conditions)
-            if self._groups(asked) > MAX_GROUPS * 4:
-                with_leaves = " with the taxonomy's leaves" if self._leaves(asked) > 1 else ""
-                raise ModelError(
-                    f"condition: {', '.join(self.conditions)} have too many combinations of labels{with_leaves}"
-                )
-            return asked
+            asked = [labelled[name] for name in self.conditions]
+            fitting = self._fitting(asked, MAX_GROUPS * 4)
+            if lost := [cells.column for cells in asked if cells not in fitting]:
+                text = "their labels, as bought, are too many together"
+                warnings.warn(f"texts are not written for {', '.join(map(repr, lost))}: {text}", stacklevel=2)
+            return fitting
         meant = dict.fromkeys((*self._leafed(labelled), *(name for name in labelled if name in targets)))
         few = [cells for cells in labelled.values() if 1 <= len(cells.labels) <= FEW_LABELS]
         return self._fitting([labelled[name] for name in meant], MAX_GROUPS * 4) or self._fitting(few, MAX_GROUPS)
+
+    def require_few(self, declared: Sequence[LabelCells]) -> None:
+        """See `TextGenerator`."""
+        asked = tuple(cells for cells in declared if cells.column in (self.conditions or ()))
+        # Labels of a condition that is not declared may turn out to be the leaves.
+        leaves = self._leaves(asked) if len(asked) == len(self.conditions or ()) else 1
+        if math.prod(c.size for c in asked) * leaves > MAX_GROUPS * 4:
+            names = ", ".join(cells.column for cells in asked)
+            with_leaves = " with the taxonomy's leaves" if leaves > 1 else ""
+            raise ModelError(f"condition: {names} have too many combinations of labels{with_leaves}")
 
     def _fitting(self, columns: Iterable[LabelCells], most: int) -> tuple[LabelCells, ...]:
         """One column after another, but those that would make more than so many groups."""

@@ -15,6 +15,7 @@ from dpsynth.encode.cells import LabelCells
 from dpsynth.models import Language
 from dpsynth.models.language.embedding import GRID, EmbeddingRows, Projection, embed, grid_for
 from dpsynth.models.language.shapes import BLANK, MISSING, ShapeOf
+from dpsynth.models.language.taxonomy import Taxonomy
 from dpsynth.models.language.words import WordRows
 from dpsynth.models.language.writer import TextWriter
 from dpsynth.privacy.errors import ModelError, PIIError
@@ -121,8 +122,35 @@ def test_targets_of_too_many_labels_are_no_conditions_unless_they_are_asked_for(
     assert Language().conditions_among(codecs, (), ("many",)) == (few,), "as where nothing is declared"
     assert Language().conditions_among(codecs[:1], (), ("many",)) == ()
     assert Language(condition=()).conditions_among(codecs, (), ("few",)) == ()
-    with pytest.raises(ModelError, match="many have too many combinations"):
-        Language(condition="many").conditions_among(codecs, (), ())
+    with pytest.warns(UserWarning, match="not written for 'many'"):
+        assert Language(condition=("many", "few")).conditions_among(codecs, (), ()) == (few,), (
+            "what was spent is not lost"
+        )
+
+
+def test_declared_labels_that_are_too_many_together_are_refused_before_anything_is_spent(
+    tiny: str, tmp_path: Path
+) -> None:
+    subjects = dpsynth.Column("subject", "categorical", categories=tuple(map(str, range(60))))
+    places = dpsynth.Column("place", "categorical", categories=tuple(range(60)))
+    schema = dpsynth.Schema([subjects, places, dpsynth.Column("note", "text")])
+    frame = corpus(60).assign(place=1)
+    with pytest.raises(ModelError, match="subject, place have too many combinations of labels$"):
+        dpsynth.fit(
+            frame,
+            epsilon=8.0,
+            schema=schema,
+            model=Language(base=tiny, condition=("subject", "place")),
+            ledger=tmp_path / "l.db",
+            patterns_only=True,
+            progress=False,
+        )
+    assert nothing_spent(tmp_path / "l.db")
+    leaves = Taxonomy.of({"things": [f"thing {i}" for i in range(40)]})
+    few = LabelCells("subject", tuple("abcdefghijklmnopqrstuvwxyz"))
+    Language(base=tiny, condition=("subject", "kind"), taxonomy=leaves).require_few([few])
+    with pytest.raises(ModelError, match="subject have too many combinations of labels with the taxonomy's leaves"):
+        Language(base=tiny, condition="subject", taxonomy=leaves).require_few([few])
 
 
 @pytest.mark.slow
