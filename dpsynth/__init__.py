@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dpsynth.fidelity import Collapse, FidelityReport, evaluate
     from dpsynth.gate import Gate, GateReport
     from dpsynth.generations import collapse
+    from dpsynth.planning import BudgetPlan, plan
     from dpsynth.privacy.errors import (
         BudgetExceeded,
         DpsynthError,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from dpsynth.privacy.statement import PrivacyStatement
     from dpsynth.schema import Schema
     from dpsynth.sources.databases import SQL, DuckDB
-    from dpsynth.split import BudgetPlan, plan
     from dpsynth.synthesize import fit
     from dpsynth.synthesizer import Synthesizer, load
     from dpsynth.verification import Verification, verify
@@ -51,7 +51,7 @@ _HOME = {
     "dpsynth.fidelity": ("Collapse", "FidelityReport", "evaluate"),
     "dpsynth.gate": ("Gate", "GateReport"),
     "dpsynth.generations": ("collapse",),
-    "dpsynth.split": ("BudgetPlan", "plan"),
+    "dpsynth.planning": ("BudgetPlan", "plan"),
     "dpsynth.privacy.errors": (
         "BudgetExceeded",
         "DpsynthError",

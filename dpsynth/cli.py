@@ -48,6 +48,7 @@ PatternsOnly = Annotated[
     bool, typer.Option("--patterns-only", help="Find identifiers by form alone, without models. The statement says so.")
 ]
 
+ModelName = Annotated[str, typer.Option("--model", help="auto, marginals, aim, mst, ctgan or language.")]
 TableName = Annotated[str | None, typer.Option("--table", help="Table of the database or DuckDB file.")]
 DATA = "CSV or Parquet file, folder of them, DuckDB file, or URL of a database."
 
@@ -141,7 +142,7 @@ def fit(
     schema: Annotated[Path | None, typer.Option(help="JSON file of public facts.")] = None,
     unit: Annotated[str | None, typer.Option(help="Column that names the privacy unit.")] = None,
     max_rows_per_unit: Annotated[int | None, typer.Option(help="Most rows a unit contributes.")] = None,
-    model: Annotated[str, typer.Option(help="auto, marginals, aim, mst, ctgan or language.")] = "auto",
+    model: ModelName = "auto",
     ledger: LedgerUrl = None,
     dataset: Annotated[str | None, typer.Option(help="The ledger's name for these data.")] = None,
     allow_synthetic: Annotated[bool, typer.Option(help="Accept data that dpsynth made.")] = False,
@@ -251,13 +252,14 @@ def plan(
     epsilon: Epsilon,
     delta: Delta = 1e-6,
     rows: Annotated[int | None, typer.Option(help="Number of units, if it is public.")] = None,
+    model: ModelName = "auto",
     as_json: Json = False,
 ) -> None:
     """How a fit would split its budget. Touches no data."""
+    from dpsynth.planning import plan as run
     from dpsynth.schema import Schema
-    from dpsynth.split import plan as run
 
-    _out(as_json, run(Schema.load(schema), epsilon=epsilon, delta=delta, n_rows=rows))
+    _out(as_json, run(Schema.load(schema), epsilon=epsilon, delta=delta, n_rows=rows, model=model))
 
 
 @app.command()

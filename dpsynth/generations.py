@@ -16,13 +16,14 @@ import pandas as pd
 
 from dpsynth.fidelity import Collapse
 from dpsynth.fidelity.decay import Original
+from dpsynth.models.named import generator_of
 from dpsynth.models.protocol import reserve_of
 from dpsynth.privacy.accounting import Cost
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.privacy.ledger import Ledger
 from dpsynth.schema import Schema
 from dpsynth.sources import read, to_pandas
-from dpsynth.synthesize import fit, generator_of
+from dpsynth.synthesize import fit
 
 if TYPE_CHECKING:
     from dpsynth.models.protocol import Generator

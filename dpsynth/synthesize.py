@@ -28,6 +28,7 @@ from dpsynth.gate import Gate
 from dpsynth.generate import Drawn, draw, texts_of, unit_weights, values_of
 from dpsynth.learn import Domain, learn
 from dpsynth.models.language.tuning import STAGE as TUNING
+from dpsynth.models.named import generator_of
 from dpsynth.models.protocol import Generator, TableModel, TextColumn, TextGenerator, TextModel, Training, reserve_of
 from dpsynth.privacy.accounting import require_budget
 from dpsynth.privacy.budget import Account, Reserve, budget_of
@@ -434,27 +435,6 @@ def _public_randomness(insecure_seed: int | None) -> tuple[int, str]:
     warnings.warn("insecure_seed makes the noise repeatable: the result is NOT PRIVATE", stacklevel=3)
     digest = hashlib.sha256(f"insecure {insecure_seed}".encode()).hexdigest()
     return int(digest[:15], 16), digest[-16:]
-
-
-def generator_of(model: str | Generator) -> Generator:
-    """A model's settings by its name."""
-    from dpsynth.models.ctgan.generator import CTGAN
-    from dpsynth.models.language.generator import Language
-    from dpsynth.models.marginals.generator import Marginals
-
-    if not isinstance(model, str):
-        return model
-    named: dict[str, Generator] = {
-        "auto": Marginals(),
-        "language": Language(),
-        "marginals": Marginals(),
-        "mst": Marginals(structure="tree"),
-        "aim": Marginals(structure="adaptive"),
-        "ctgan": CTGAN(),
-    }
-    if model not in named:
-        raise ModelError(f"model must be one of {', '.join(named)}, or settings such as dpsynth.models.Marginals()")
-    return named[model]
 
 
 def _limited(generator: Generator, max_seconds: float | None, max_memory: float | None) -> Generator:

@@ -16,11 +16,12 @@ import pytest
 
 import dpsynth
 from dpsynth.console import Progress, SilentProgress
+from dpsynth.models.named import generator_of
 from dpsynth.privacy.noise import Noise
 from dpsynth.privacy.table import Witness
 from dpsynth.sources import read
 from dpsynth.split import Split
-from dpsynth.synthesize import Settings, _public_randomness, fit_rows, generator_of
+from dpsynth.synthesize import Settings, _public_randomness, fit_rows
 from tests import postgres
 
 # Tests run side by side, and so do the programs that they start: threads of each would only wait for each other's cores.

@@ -23,7 +23,7 @@ SIGNATURES = {
     "collapse": "data generations *epsilon *delta *mix *schema *unit *max_rows_per_unit *model *ledger *dataset *device "
     "*patterns_only *progress *insecure_seed",
     "load": "path",
-    "plan": "schema *epsilon *delta *n_rows *gate *split",
+    "plan": "schema *epsilon *delta *n_rows *model *gate *split",
     "scan": "data schema *patterns_only *progress",
     "scrub": "texts",
     "evaluate": "real synthetic holdout schema *sdmetrics *learners *texts *canaries",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,8 +16,11 @@ from rich.console import Console
 
 import dpsynth
 from dpsynth import Column, Schema
-from dpsynth.privacy.events import Gaussian, StabilityHistogram
-from dpsynth.split import COUNTED_PART, PHASES, STAGES, BudgetPlan
+from dpsynth.models import CTGAN, Language
+from dpsynth.models.language.tuning import Tuning
+from dpsynth.planning import PHASES, STAGES, BudgetPlan
+from dpsynth.privacy.events import Gaussian, StabilityHistogram, SubsampledGaussian
+from dpsynth.split import COUNTED_PART
 
 WIDE = Schema(
     [
@@ -62,6 +67,50 @@ def test_a_plan_is_what_a_fit_does() -> None:
     for event in words:
         assert event.threshold / event.sensitivity == pytest.approx(planned["one"], abs=1.0)
     assert planned["four"] is None
+
+
+def test_a_plan_shows_the_training_that_a_fit_reserves() -> None:
+    """Power: noise of the training and of every histogram beside it, as the run then booked them."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({name: rng.choice(["a", "b"], 500) for name in ("one", "two")})
+    schema = Schema([Column(name, "categorical", categories=("a", "b"), nullable=False) for name in table])
+    small = {"warm_up_rows": 2000, "warm_up_steps": 20, "critic_warm_up_steps": 10, "generator_width": 16}
+    model = CTGAN(steps=4, training_share=0.4, **small)  # type: ignore[arg-type]
+    plan = dpsynth.plan(schema, epsilon=2.0, n_rows=500, model=model)
+    events = dpsynth.fit(table, schema=schema, epsilon=2.0, delta=1e-6, model=model, progress=False).privacy.events
+    lines = {line.stage: line for line in plan.lines}
+    (trained,) = (e for e in events if isinstance(e, SubsampledGaussian))
+    (line,) = (line for line in plan.lines if line.phase == "training")
+    assert (line.stage, line.queries, line.sigma) == ("critic", 4, trained.noise_multiplier)
+    assert line.share == pytest.approx(0.4) and sum(plan.phases.values()) == pytest.approx(1.0)
+    counted = [e.sigma / e.sensitivity for e in events if isinstance(e, Gaussian) and e.stage == "one-way"]
+    assert counted == pytest.approx([lines["one-way"].sigma] * 2)
+    text = shown(plan, 100)
+    assert "training 40%" in text and "one unit in 10" in text
+    with pytest.raises(dpsynth.PrivacyError, match="nothing can be learned"):
+        dpsynth.plan(schema, epsilon=0.001, model=CTGAN(steps=100_000, sampling_rate=1.0))
+    with pytest.raises(dpsynth.ModelError, match="must be one of"):
+        dpsynth.plan(schema, epsilon=1.0, model="gan")
+
+
+def test_a_plan_of_queries_alone_loads_nothing_that_learns() -> None:
+    asked = "import sys, dpsynth; dpsynth.plan(dpsynth.Schema([dpsynth.Column('a')]), epsilon=1); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_texts_have_a_share_where_a_model_writes_them() -> None:
+    schema = Schema([Column("label", "categorical", categories=("a", "b"), nullable=False), Column("note", "text")])
+    plain, written, tuned = (
+        dpsynth.plan(schema, epsilon=2.0, model=model)
+        for model in ("auto", "language", Language(route="tuned", tuning=Tuning(share=0.3, steps=50)))
+    )
+    stages = [{line.stage: line for line in plan.lines} for plan in (plain, written, tuned)]
+    assert "text" not in stages[0] and stages[1]["text"].share > stages[1]["pairs"].share
+    assert stages[2]["text"].share == pytest.approx(0.7 * stages[1]["text"].share)
+    assert stages[2]["text-training"].share == pytest.approx(0.3) and stages[2]["text-training"].queries == 50
+    for plan in (plain, written, tuned):
+        assert sum(line.share for line in plan.lines) == pytest.approx(1.0)
 
 
 def test_phases_say_what_the_budget_is_for() -> None:
