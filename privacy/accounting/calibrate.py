@@ -14,12 +14,15 @@ _PRECISION = 1e-4
 _LARGEST = 1e9
 
 
-def calibrate(plan: Callable[[float], Iterable[Event]], *, epsilon: float, delta: float) -> float:
+def calibrate(
+    plan: Callable[[float], Iterable[Event]], *, epsilon: float, delta: float, most: float = _LARGEST
+) -> float:
     """The least noise, up to one part in ten thousand, with which a plan is (epsilon, delta)-DP.
 
     plan: the events for a noise level, of which more noise costs less; e.g.
     lambda noise: [SubsampledGaussian(..., noise_multiplier=noise, steps=1000)].
-    Returns a noise level at which the plan's own accounting stays within the budget. Raises PrivacyError where none does.
+    most: a level, at least 1, above which noise is of no use.
+    Returns a noise level at which the plan's own accounting stays within the budget. Raises PrivacyError where none up to `most` does.
     """
     require_budget(epsilon, delta)
 
@@ -28,11 +31,9 @@ def calibrate(plan: Callable[[float], Iterable[Event]], *, epsilon: float, delta
 
     enough = 1.0
     while not fits(enough):
-        enough *= 2
-        if enough > _LARGEST:
-            raise PrivacyError(
-                "no amount of noise makes this plan fit the budget; something in it does not depend on the noise"
-            )
+        if enough >= most:
+            raise PrivacyError(f"no noise up to {most:g} makes this plan fit the budget")
+        enough = min(2 * enough, most)
     too_little = enough / 2
     while fits(too_little):
         enough, too_little = too_little, too_little / 2

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dpsynth.privacy.accounting import Cost, calibrate
+from dpsynth.privacy.accounting import Cost, calibrate, require_budget
 from dpsynth.privacy.budget import Reserve
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import Event, SubsampledGaussian
@@ -20,6 +20,10 @@ MARGIN, MARGIN_UNITS = 2.0**-9, 1024
 _GRID_BITS = 30
 # More noise than this is above what the grid carries, and trains nothing.
 _MOST_NOISE = 2.0**9
+_TOO_MUCH = (
+    f"this budget asks for noise of more than {_MOST_NOISE:g} clipping norms at each step, in which nothing can be learned; take fewer "
+    "steps, a lower sampling rate or a larger budget"
+)
 # A cap on the batch is this many standard deviations above its mean: then it costs next to nothing.
 _DEVIATIONS = 6
 # A plan's epsilon is computed again from its events, on another grid: room for that.
@@ -56,10 +60,7 @@ class Training:
             if not (math.isfinite(value) and value > 0):
                 raise PrivacyError(f"{self.stage}/{self.label}: {name} must be positive and finite")
         if self.noise_multiplier > _MOST_NOISE:
-            raise PrivacyError(
-                f"{self.stage}/{self.label}: this budget asks for noise of {self.noise_multiplier:.3g} clipping norms at each step, in "
-                f"which nothing can be learned; take fewer steps, a lower sampling rate or a larger budget"
-            )
+            raise PrivacyError(f"{self.stage}/{self.label}: {_TOO_MUCH}")
         self.event  # noqa: B018  (its own rules hold)
 
     @property
@@ -137,7 +138,11 @@ class Training:
         def run(noise: float) -> list[Event]:
             return Reserve(adaptive=beside, planned=(*planned, event(noise))).as_events
 
-        noise = calibrate(run, epsilon=epsilon * (1 - _ROOM), delta=delta - beside.delta)
+        require_budget(epsilon, delta)
+        try:
+            noise = calibrate(run, epsilon=epsilon * (1 - _ROOM), delta=delta - beside.delta, most=_MOST_NOISE)
+        except PrivacyError:
+            raise PrivacyError(f"{stage}/{label}: {_TOO_MUCH}") from None
         return cls(
             sampling_rate=rate,
             steps=steps,

@@ -265,8 +265,12 @@ def test_noise_is_calibrated_to_the_budget_and_no_more() -> None:
     assert calibrate(plans["gaussian"], epsilon=1.0, delta=DELTA) == pytest.approx(
         1 / gaussian_mu(1.0, DELTA), rel=2e-4
     )
-    with pytest.raises(PrivacyError, match="does not depend on the noise"):
+    with pytest.raises(PrivacyError, match="no noise up to"):  # what costs too much does not depend on it
         calibrate(lambda s: [Gaussian(**FOR, sensitivity=1.0, sigma=0.1)], epsilon=1.0, delta=DELTA)
+    least = 1 / gaussian_mu(1.0, DELTA)  # between 4 and 8
+    assert calibrate(plans["gaussian"], epsilon=1.0, delta=DELTA, most=least * 1.01) == pytest.approx(least, rel=2e-4)
+    with pytest.raises(PrivacyError, match="no noise up to 4"):
+        calibrate(plans["gaussian"], epsilon=1.0, delta=DELTA, most=4.0)
 
 
 def test_what_a_curve_means_for_an_attacker() -> None:
