@@ -24,7 +24,7 @@ import numpy as np
 from dpsynth.privacy.errors import ModelError
 from dpsynth.privacy.source import FloatArray
 
-# URLs, apart by blanks, of endpoints that a model which was loaded from a folder may ask.
+# URLs of endpoints that a model which was loaded from a folder may ask, and names of variables whose keys it may send them, apart by blanks.
 ALLOWED = "DPSYNTH_ENDPOINTS"
 # Bytes of an answer that are read, at most.
 _LONGEST = 2**20
@@ -48,7 +48,8 @@ class Endpoint:
     timeout: seconds for an answer.  retries: after the first try.  parallel: requests at a time.
     keep: as a judge, the share of each group's texts that stay, those with the highest marks.  question: what is asked of each; {label}
     stands for the group's labels. The first number of the answer, from 0 to 10, is the mark; without one it is 0.
-    temperature: of the teacher's writing.  loaded: it comes from a saved model, and its URL must stand in $DPSYNTH_ENDPOINTS.
+    temperature: of the teacher's writing.  loaded: it comes from a saved model, and its URL and the name of its key's variable must stand in
+    $DPSYNTH_ENDPOINTS.
     """
 
     url: str
@@ -86,8 +87,13 @@ class Endpoint:
 
     def require(self) -> None:
         """Raises ModelError where the key is missing, or a saved model's endpoint was not allowed. Sends nothing."""
-        if self.loaded and self.url not in os.environ.get(ALLOWED, "").split():
+        allowed = os.environ.get(ALLOWED, "").split()
+        if self.loaded and self.url not in allowed:
             raise ModelError(f"the saved model would ask {self.url}; put that URL into ${ALLOWED} to let it")
+        if self.loaded and self.key_variable and self.key_variable not in allowed:
+            raise ModelError(
+                f"the saved model would send ${self.key_variable} to {self.url}; put that name into ${ALLOWED}, too, to let it"
+            )
         if self.key_variable and not os.environ.get(self.key_variable):
             raise ModelError(f"the key for {self.url} is missing: ${self.key_variable} is not set")
 
@@ -159,7 +165,7 @@ class Endpoint:
         request.add_header("Content-Type", "application/json")
         if self.key_variable:
             request.add_unredirected_header("Authorization", f"Bearer {os.environ[self.key_variable]}")
-        with _opener.open(request, timeout=self.timeout) as answer:
+        with _opener(self.url).open(request, timeout=self.timeout) as answer:
             return json.loads(answer.read(_LONGEST))
 
     def to_json(self) -> dict[str, Any]:
@@ -179,7 +185,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-_opener = urllib.request.build_opener(_NoRedirect())
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """To this machine itself, where http will do, it goes by no proxy, which would be another machine."""
+    here = [urllib.request.ProxyHandler({})] if urlsplit(url).hostname in _LOCAL else []
+    return urllib.request.build_opener(_NoRedirect(), *here)
 
 
 def _text_of(answer: Any) -> tuple[str, bool]:

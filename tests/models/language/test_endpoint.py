@@ -55,7 +55,6 @@ class Service:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     monkeypatch.setenv("TEST_ENDPOINT_KEY", KEY)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(endpoints, "_PAUSE", 0.01)
     kept = Service()
 
@@ -168,7 +167,17 @@ def test_settings_are_checked_and_the_key_is_none_of_them(monkeypatch: pytest.Mo
     with pytest.raises(ModelError, match=ALLOWED):
         from_json(json.loads(saved) | {"loaded": False}).score([TEXT], [""])
     monkeypatch.setenv(ALLOWED, "https://other.com/v1 https://example.com/v1")
+    with pytest.raises(ModelError, match=r"would send \$A_KEY"):
+        loaded.require()
+    monkeypatch.setenv(ALLOWED, "https://example.com/v1 A_KEY")
     loaded.require()
+
+
+def test_a_request_to_this_machine_goes_by_no_proxy(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody listens there
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert service.endpoint().score([TEXT], [""]).shape == (1,)
 
 
 @pytest.mark.skipif(
