@@ -47,7 +47,8 @@ _TINY_SHA256 = {
     "tokenizer.json": "3663df3d230ff793de635799301e8d6bf1245fd4c7c304ab2d3cdb4e4148d28f",
     "tokenizer_config.json": "bcc9f6aa501fc1309c2cfd8cf4dbb54983e9efdc9d9f866b0ea69cafe8dabd61",
 }
-_WEIGHTS = ("*.safetensors", "*.gguf", "*.bin")
+# Weights in formats that hold numbers alone: a pickle is a program.
+_WEIGHTS = ("*.safetensors", "*.gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,10 @@ def sha256_of(base: str) -> str:
     with _loading(base):
         from transformers import AutoConfig
 
-        return str(AutoConfig.from_pretrained(base, trust_remote_code=False)._commit_hash)
+        found: str | None = AutoConfig.from_pretrained(base, trust_remote_code=False)._commit_hash
+    if not found:
+        raise ModelError(f"the hub does not say which version of the language model {base!r} it gave")
+    return found
 
 
 def weights_digest(path: Path) -> str:
@@ -139,7 +143,9 @@ def own_language_model(base: str, device: str) -> LanguageModel:
         from transformers import AutoModelForCausalLM
 
         folder, gguf = _place(base)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **gguf)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, **_version(base, digest), **gguf
+        )
         model = model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
         return LanguageModel(name=base, sha256=digest, model=model, tokenizer=load_tokenizer(base))
 
@@ -156,7 +162,7 @@ def load_classifier(base: str, device: str) -> LanguageModel:
         from transformers import AutoModelForSequenceClassification
 
         found: Any = AutoModelForSequenceClassification.from_pretrained(
-            base, output_loading_info=True, trust_remote_code=False
+            base, output_loading_info=True, trust_remote_code=False, use_safetensors=True, **_version(base, digest)
         )
         model, info = found
         if info["missing_keys"]:
@@ -254,6 +260,11 @@ def _place(base: str) -> tuple[str, dict[str, str]]:
     if path.suffix == ".gguf":
         return str(path.parent), {"gguf_file": path.name}
     return base, {}
+
+
+def _version(base: str, digest: str) -> dict[str, str]:
+    """Of a hub's model the version that `sha256_of` named: its owner may change it any time."""
+    return {} if base in (DEFAULT, TINY) or Path(base).exists() else {"revision": digest}
 
 
 def _folder(package: str) -> Path:

@@ -6,8 +6,13 @@ import hashlib
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from dpsynth.cli import app
@@ -88,3 +93,36 @@ def test_a_hubs_model_is_checked_against_the_name_that_the_hub_gave_it(
     next(blobs.iterdir()).write_bytes(b"cut o")
     pretrained.forget_digests()
     assert listed("owner/model")[-1].state == "damaged"
+
+
+def test_weights_that_are_a_pickle_are_no_weights(tiny: str, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny, folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    assert listed(str(folder))[-1].state == "damaged"
+    with pytest.raises(ModelError, match="no weights"):
+        pretrained.own_language_model(str(folder), "cpu")
+    shutil.copy(pretrained.TINY_FOLDER / "model.safetensors", folder / "other.safetensors")  # a hash is to be had
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        pretrained.own_language_model(str(folder), "cpu")
+
+
+def test_a_hubs_model_is_loaded_in_the_version_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def config(name: str, **kwargs: Any) -> Any:
+        return SimpleNamespace(_commit_hash=commits.pop(0))
+
+    def weights(name: str, **kwargs: Any) -> Any:
+        asked.append(kwargs)
+        raise OSError
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", config)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", weights)
+    commits: list[str | None] = ["abc", None]
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        pretrained.own_language_model("owner/model", "cpu")
+    assert asked == [{"trust_remote_code": False, "use_safetensors": True, "revision": "abc"}]
+    with pytest.raises(ModelError, match="does not say which version"):
+        pretrained.sha256_of("owner/model")
