@@ -321,9 +321,21 @@ def summed(held: csr_array[Any], texts: npt.NDArray[np.object_], vectors: Vector
     for start in range(0, len(texts), TEXTS_AT_A_TIME):
         part = slice(start, start + TEXTS_AT_A_TIME)
         rows: csr_array[Any] = vectors.encode(list(texts[part])).astype(np.int64)
-        within = np.flatnonzero(rows.multiply(rows).sum(axis=1) <= vectors.norm**2)
+        within = np.flatnonzero(_within(rows, vectors.norm))
         total += (columns[:, part][:, within] @ rows[within]).toarray()
     return total
+
+
+def _within(rows: csr_array[Any], norm: int) -> BoolArray:
+    """Whether each row's L2 norm is at most `norm`, shape (rows,)."""
+    rows.sum_duplicates()
+    # Larger ones first: the square of 2^32 is 0 in 64 bits, and the least of all integers is below its own magnitude.
+    large = (rows.data > norm) | (rows.data < -norm)
+    rows.data[large] = 0
+    held = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+    out: BoolArray = rows.multiply(rows).sum(axis=1) <= norm**2
+    out[held[large]] = False
+    return out
 
 
 def in_order(values: npt.NDArray[np.object_], totals: IntArray) -> tuple[npt.NDArray[np.object_], IntArray]:

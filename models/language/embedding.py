@@ -141,7 +141,7 @@ class EmbeddingRows:
         return csr_array(np.array(rows, np.int64).reshape(-1, self.width))
 
     def _steps(self, embedding: Array | None) -> npt.NDArray[np.int64]:
-        if embedding is None:
+        if embedding is None or not np.isfinite(embedding).all():
             return np.zeros(self.width, np.int64)
         unit = self.projection(embedding[None])[0].astype(np.float64)
         unit /= max(float(np.linalg.norm(unit)), 1.0)  # float32 may be a little over

@@ -19,7 +19,7 @@ from dpsynth.privacy.budget import Account, budget_of
 from dpsynth.privacy.errors import PrivacyError
 from dpsynth.privacy.events import Gaussian
 from dpsynth.privacy.noise import Noise
-from dpsynth.privacy.source import MemorySource, Numbers, Strings, unit_scale
+from dpsynth.privacy.source import MemorySource, Numbers, Strings, summed, unit_scale
 from dpsynth.privacy.table import PrivateTable
 
 COLOURS = LabelCells("colour", ("red", "blue"))
@@ -216,6 +216,26 @@ def test_a_unit_of_one_row_reaches_the_sensitivity_of_sums() -> None:
     both, one = source([0, 1], [1.0, 2.0], [0, 1], 3), source([1], [2.0], [1], 3)
     moved = both.sum_vectors([], Pictures()) - one.sum_vectors([], Pictures())
     assert np.linalg.norm(moved) == both.scale * Pictures.norm
+
+
+class Crafted:
+    """Vectors that are not what they promise."""
+
+    def __init__(self, rows: list[list[int]], norm: int) -> None:
+        self.rows, self.norm, self.width = rows, norm, len(rows[0])
+
+    def encode(self, texts: list[str]) -> csr_array:
+        return csr_array(np.array([self.rows[int(text)] for text in texts], np.int64))
+
+
+def test_a_vector_longer_than_its_bound_counts_for_nothing_though_its_square_overflows() -> None:
+    rows = [[3, 4], [3, 5], [2**32, 0], [0, -(2**63)], [3_037_000_500, 0], [-(2**32), 1], [0, -5]]
+    texts = np.array(list(map(str, range(len(rows)))), object)
+    for i, within in enumerate([True, False, False, False, False, False, True]):
+        found = summed(csr_array(np.eye(len(rows), dtype=np.int64)[[i]]), texts, Crafted(rows, 5))
+        assert found.tolist() == [rows[i] if within else [0, 0]]
+    together = summed(csr_array(np.ones((1, len(rows)), np.int64)), texts, Crafted(rows, 5))
+    assert together.tolist() == [[3, -1]]
 
 
 def test_noise_of_sums_is_what_is_booked_in_the_units_of_the_vectors() -> None:

@@ -104,3 +104,11 @@ def test_shapes_tell_length_ending_and_the_first_letter() -> None:
     assert (
         codes.tolist() == [BLANK, shape_of("Hi there."), MISSING] and ShapeOf("note").size > MISSING and codes[1] < SIZE
     )
+
+
+def test_an_embedding_that_is_not_finite_is_none() -> None:
+    projection = Projection(centre=np.zeros(2, np.float32), axes=np.eye(2, dtype=np.float32))
+    rows = EmbeddingRows("note", projection)
+    assert rows._steps(np.array([0.6, 0.8], np.float32)).any()
+    for odd in (np.nan, np.inf, -np.inf):
+        assert not rows._steps(np.array([odd, 0.1], np.float32)).any()
