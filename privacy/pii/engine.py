@@ -180,19 +180,18 @@ class Detector:
         }
         return [scrubbed[clean[text]] for text in texts]
 
-    def _unread(self, texts: Sequence[str], where: str, tolerated: float) -> dict[int, str]:
-        """Places of the texts that are evidently in a language which the models do not read, and that language; patterns read any.
+    def _unread(self, texts: Sequence[str], where: str, tolerated: float) -> set[int]:
+        """Places of the texts that are evidently in a language which the models do not read; patterns read any.
 
         Raises PIIError where they are more than `tolerated`. A stray label does not stop a column, for labels that few hold are not
         kept anyway.
         """
         if self.mode == "patterns":
-            return {}
-        found = {i: language for i, text in enumerate(texts) if (language := foreign(text))}
+            return set()
+        found = {i for i, text in enumerate(texts) if foreign(text)}
         if len(found) > tolerated:
             raise PIIError(
-                f"{where} holds text in a language that the detector does not read ({next(iter(found.values()))}; it reads "
-                f"{', '.join(second.LANGUAGES)}). Declare what the column is in the schema (kind='categorical' if it names "
+                f"{where} holds text in a language that the detector does not read; it reads {', '.join(second.LANGUAGES)}. Declare what the column is in the schema (kind='categorical' if it names "
                 "nobody, role='identifier' to leave it out), or ask for pattern detection alone (--patterns-only)"
             )
         return found

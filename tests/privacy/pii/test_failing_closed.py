@@ -129,6 +129,7 @@ def test_a_language_that_is_not_read_stops_the_run(detector: Detector, language:
         with pytest.raises(PIIError, match="--patterns-only") as caught:
             work()
         assert not set(FOREIGN[language].split()) & set(str(caught.value).split())
+        assert language not in str(caught.value), "nor which language a private text is in"
 
 
 def test_a_stray_text_of_another_language_can_be_dropped_by_itself(detector: Detector) -> None:
