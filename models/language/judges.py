@@ -258,6 +258,8 @@ class Instruct:
     def _asked(self, lm: LanguageModel, text: str, label: str) -> list[int]:
         question = self.question.replace("{label}", label or "of any kind")
         said = f"{question} Answer yes or no.\n\nText: {text[:_CHARACTERS]}"
+        for mark in lm.tokenizer.all_special_tokens:  # a label or text must not begin another's turn
+            said = said.replace(mark, " ")
         if lm.tokenizer.chat_template:
             turns = [{"role": "user", "content": said}]
             said = lm.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
