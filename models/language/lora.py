@@ -77,11 +77,8 @@ def layers_of(model: Any) -> dict[str, nn.Module]:
 
 
 def attach(model: Any, rank: int) -> None:
-    """Freeze a model and give its linear layers updates, which alone can learn. Dropout is taken out."""
+    """Freeze a model and give its linear layers updates, which alone can learn."""
     model.requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
     for name, layer in layers_of(model).items():
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, LoRA(layer, rank))

@@ -297,6 +297,7 @@ class Reading:
         weights = [torch.tensor(w, dtype=torch.float32, device=device) for w in part.weights]
 
         def losses(model: nn.Module, rows: Rows) -> Tensor:
+            model.eval()  # no dropout, in whatever form a model has it
             each = []
             for i, places in enumerate(self.places):
                 group = torch.zeros(len(rows[_text(i)]), dtype=torch.long, device=device)

@@ -38,18 +38,23 @@ class Gradients:
 
     factors: list[Outer] = field(default_factory=list)
     written: list[Tensor] = field(default_factory=list)
+    rounding: Tensor | None = None
 
     def settle(self, shape: torch.Size) -> None:
         """Bring it into the one form or the other, whichever is less work."""
         self.factors = outer.merged(self.factors)
         if self.factors and (self.written or outer.better_written_out(self.factors)):
+            self.rounding = outer.rounding(self.factors)
             self.written += [outer.written_out(part, shape) for part in self.factors]
             self.factors = []
         if len(self.written) > 1:
             self.written = [torch.stack(self.written).sum(0)]
 
     def squared_norm(self) -> Tensor:
-        return outer.squared_norm(self.factors) if self.factors else outer.squares(self.written[0])
+        if self.factors:
+            return outer.squared_norm(self.factors)
+        squares = outer.squares(self.written[0])
+        return squares if self.rounding is None else squares + self.rounding
 
     def clean(self, good: Tensor) -> None:
         """Leave out the units that are not good: 0 times NaN is NaN."""

@@ -74,14 +74,22 @@ def written_out(part: Outer, shape: torch.Size) -> Tensor:
 
 
 def squared_norm(parts: list[Outer]) -> Tensor:
-    """|gradient|^2 of each unit, shape (units,), never below the true one by more than float32 rounds a single product."""
+    """|gradient|^2 of each unit, shape (units,), never below the true one by more than float32 rounds a single product.
+
+    With `rounding` of the parts: which form a norm is computed in hangs on how many units and positions a batch has, and the one must
+    not be longer than the other for all of its units.
+    """
     if len(parts) == 1 and not parts[0].indexed and parts[0].left.shape[1] == 1:
-        return squares(parts[0].left) * squares(parts[0].right)
+        return squares(parts[0].left) * squares(parts[0].right) * (1 + _ROUNDING)
     total = torch.stack([_inner(part, part) for part in parts]).sum(0)
     for one, other in combinations(parts, 2):
         total = total + 2 * _inner(one, other)
-    most = torch.stack([_sum_of_norms(part) for part in parts]).sum(0).square()
-    return total.clamp_min(0.0) + _ROUNDING * most
+    return total.clamp_min(0.0) + rounding(parts)
+
+
+def rounding(parts: list[Outer]) -> Tensor:
+    """What a squared norm from these parts is rounded up by, shape (units,)."""
+    return _ROUNDING * torch.stack([_sum_of_norms(part) for part in parts]).sum(0).square()
 
 
 def squares(x: Tensor) -> Tensor:

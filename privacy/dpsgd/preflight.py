@@ -68,7 +68,7 @@ def checked_clipper(model: nn.Module, loss: Loss, probe: Probe, *, clipping: Cli
     """
     _require_no_batch_norm(model)
     rows = _probed(probe, 2 * _UNITS)
-    with torch.random.fork_rng(devices=_cuda_devices(model)), _shaken(model), WithoutDropout():
+    with torch.random.fork_rng(devices=cuda_devices(model)), _shaken(model), WithoutDropout():
         _require_row_losses(model, loss, rows)
         _require_rows_apart(model, loss, rows, _probed(probe, 2 * _UNITS))
         batches = [_batch(rows, 1), *([_batch(rows, 2)] if max_rows > 1 else [])]
@@ -223,7 +223,7 @@ def rows_that_fit(model: nn.Module, loss: Loss, probe: Probe, memory: int) -> in
 
     rows = _probed(probe, _UNITS)
     with (
-        torch.random.fork_rng(devices=_cuda_devices(model)),
+        torch.random.fork_rng(devices=cuda_devices(model)),
         torch.autograd.graph.saved_tensors_hooks(seen, lambda x: x),
     ):
         loss(model, rows)
@@ -231,7 +231,8 @@ def rows_that_fit(model: nn.Module, loss: Loss, probe: Probe, memory: int) -> in
     return max(1, min(_MOST_ROWS, memory * _UNITS // (3 * max(sum(kept.values()), 1))))
 
 
-def _cuda_devices(model: nn.Module) -> list[int]:
+def cuda_devices(model: nn.Module) -> list[int]:
+    """The GPUs of a model, by number."""
     device = next(model.parameters()).device
     return [device.index or 0] if device.type == "cuda" else []
 

@@ -10,6 +10,7 @@ of private rows would be another query; what is shown of progress is how many st
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,7 +26,7 @@ from dpsynth.privacy.dpsgd.batch import Clipped, Loss, MicroBatch, Rows, trainab
 from dpsynth.privacy.dpsgd.checkpoint import Also, Checkpoint, load_optimizer, optimizer_state
 from dpsynth.privacy.dpsgd.clipping import Clipping
 from dpsynth.privacy.dpsgd.plan import Training
-from dpsynth.privacy.dpsgd.preflight import Probe, checked_clipper, rows_that_fit
+from dpsynth.privacy.dpsgd.preflight import Probe, checked_clipper, cuda_devices, rows_that_fit
 from dpsynth.privacy.dpsgd.processes import Processes
 from dpsynth.privacy.dpsgd.rows import TrainingRows
 from dpsynth.privacy.errors import ModelError, PrivacyError
@@ -56,7 +57,9 @@ class PrivateTrainer:
     model: its trainable parameters (requires_grad) are those that learn; on the device where it shall train.
     optimizer: any torch optimizer of just these.  schedule: step (from 1) -> what the learning rate is multiplied by.
     loss: (model, rows) -> loss of each row, shape (rows,).  It is called with private rows: it must give back nothing but the loss.
-    augment: rows -> rows, each from itself and fresh random numbers (fake rows to compare with, noise); called before `loss`.
+    augment: rows -> rows, each from itself and fresh random numbers (fake rows to compare with, noise); called before `loss`. These, and
+    those of dropout, come from torch's generators, which the system seeds anew for each micro-batch: with a seed that is known, one more
+    row would change the numbers of all rows after it.
     probe: n -> n rows of the domain, from public facts and random numbers, as tensors like the encoded rows.
     clipping: how; "auto" takes the best that is right for the model.  micro_batch: most rows at once; None: by memory. Where memory
     runs out, it is halved. All is float32: in bfloat16, one more unit in the batch moves the sum of the others by some hundredths.
@@ -248,13 +251,24 @@ class PrivateTrainer:
     def _clipped(self, batch: MicroBatch) -> Clipped:
         """Raises MemoryError where memory ran out; of other errors only the kind is told, since a text may hold a row's values."""
         try:
-            rows = self._augment(batch.rows) if self._augment is not None else batch.rows
-            return self._clipper.clipped(self._loss, MicroBatch(rows, batch.weights), self._plan.limit)
+            with self._fresh_numbers():
+                rows = self._augment(batch.rows) if self._augment is not None else batch.rows
+                return self._clipper.clipped(self._loss, MicroBatch(rows, batch.weights), self._plan.limit)
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
                 raise MemoryError from None
             kind = type(error).__name__
         raise ModelError(f"the loss fails on private rows with {kind}; find out why on rows of the probe")
+
+    @contextmanager
+    def _fresh_numbers(self) -> Iterator[None]:
+        """Torch's random numbers from a seed of the system's, and those from before again afterwards; a test's stay as they are."""
+        if self._rows._noise.insecure:
+            yield
+            return
+        with torch.random.fork_rng(devices=cuda_devices(self._model)):
+            torch.manual_seed(secrets.randbits(63))
+            yield
 
     def _noisy(self, step: int, total: Tensor) -> Tensor:
         """The sum with noise over the expected batch, float64 on the CPU, on every process the same. `total` is used up."""

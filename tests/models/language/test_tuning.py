@@ -49,6 +49,7 @@ from dpsynth.privacy.noise import Noise
 from dpsynth.privacy.source import Strings
 from dpsynth.sources import hold
 from dpsynth.synthesize import fit_rows
+from tests.models.language.conftest import save_model
 from tests.models.language.test_texts import corpus, settings
 
 CELLS = (LabelCells("subject", ("card", "fee")),)
@@ -400,3 +401,29 @@ def test_phases_by_the_leaves_of_two_columns_of_texts_stand_in_the_statement(tin
     whole = Reserve(adaptive=cost_of(queries), planned=tuple(trainings)).epsilon(1e-6)
     assert whole == pytest.approx(synth.privacy.epsilon, rel=1e-3) and whole <= synth.privacy.epsilon
     assert len(synth.sample(8, balance="answer", seed=0)) == 8
+
+
+def test_no_dropout_of_whatever_form_is_left_in_a_training(tiny: str, tmp_path: Path) -> None:
+    """OPT keeps its rates as plain numbers and leaves out whole layers, too."""
+    from transformers import OPTConfig, OPTForCausalLM
+
+    tokenizer = pretrained.load_tokenizer(tiny)
+    rates = {"dropout": 0.5, "attention_dropout": 0.5, "layerdrop": 0.5}
+    save_model(tmp_path, OPTForCausalLM, OPTConfig(
+        vocab_size=len(tokenizer), hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, word_embed_proj_dim=32,
+        bos_token_id=0, eos_token_id=0, pad_token_id=0, **rates,
+    ))  # fmt: skip
+    tokenizer.save_pretrained(tmp_path)
+    lm, reading = reading_of(str(tmp_path))
+    lora.attach(lm.model, 2)
+    own = torch.from_numpy(reading.texts[0].encode(strings(["my card", "a refund please"])))
+    rows = {"label 0": torch.tensor([0, 1]), "text 0": own}
+    losses = reading.loss(WHOLE, "cpu")
+    lm.model.train()
+    first = losses(lm.model, rows)
+    for _ in range(3):
+        lm.model.train()
+        assert torch.equal(losses(lm.model, rows), first)
+    lm.model.train()
+    plainly = [float(lm.model(input_ids=torch.tensor([[5, 6, 7]])).logits.detach().sum()) for _ in range(4)]
+    assert len(set(plainly)) > 1, "it has dropout"

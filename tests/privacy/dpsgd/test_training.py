@@ -328,3 +328,24 @@ def test_the_optimizer_holds_what_learns() -> None:
         trainer(handle(), model=model, optimizer=torch.optim.SGD([model.line.weight], lr=0.1))
     with pytest.raises(ModelError, match="names and shapes"):
         trainer(handle(), probe=lambda n: {"a": probe(n)["a"]}).run()
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_random_numbers_of_model_and_augment_are_fresh_but_under_a_tests_seed(seed: int | None) -> None:
+    """Power: were their seed known, a row more would change the numbers of all rows after it, and no clipping bounds that."""
+
+    def drawn() -> tuple[list[float], float]:
+        seen: list[float] = []
+
+        def augment(rows: Rows) -> Rows:
+            seen.append(float(torch.rand(())))
+            return rows
+
+        trained = trainer(handle(seed=seed), augment=augment)
+        torch.manual_seed(7)
+        trained.run()
+        return seen[-3:], float(torch.rand(()))  # of the three steps
+
+    (first, left), (second, left_again) = drawn(), drawn()
+    assert (first == second) is (seed is not None) and len(set(first + second)) == (3 if seed is not None else 6)
+    assert left == left_again, "a caller's own numbers stay his"
