@@ -84,14 +84,27 @@ def off_the_line(column: Column, values: FloatArray) -> BoolArray:
     return wrong
 
 
+def numbered(texts: Iterable[str | None]) -> tuple[IntArray, list[str]]:
+    """(number of each text by first occurrence, -1 = missing; the texts).
+
+    pandas numbers texts by their bytes up to a zero, and all that hold half a character alike: secrets of many rows would be one frequent value.
+    """
+    places: dict[str, int] = {}
+    codes = [-1 if text is None else places.setdefault(text, len(places)) for text in texts]
+    return np.array(codes, np.int64), list(places)
+
+
 def coded(cells: Own) -> tuple[IntArray, Own]:
     """(code of each cell, cell of each code); missing is a value like any other."""
     import pandas as pd
 
-    codes, uniques = pd.factorize(cells, use_na_sentinel=False)
-    if cells.dtype == object:
-        uniques = np.array([None if u is None or u != u else u for u in uniques], dtype=object)
-    return codes.astype(np.int64), np.asarray(uniques)
+    if cells.dtype != object:
+        codes, uniques = pd.factorize(cells, use_na_sentinel=False)
+        return codes.astype(np.int64), np.asarray(uniques)
+    places: dict[Any, int] = {}
+    own = [None if cell is None or cell != cell else cell for cell in cells]
+    numbers = [places.setdefault(cell, len(places)) for cell in own]
+    return np.array(numbers, np.int64), np.array([*places, None], dtype=object)[:-1]
 
 
 def same(a: Own, b: Own) -> BoolArray:

@@ -79,7 +79,10 @@ def _identifiers(table: pd.DataFrame) -> OutputCheck:
     found = find_leaks(map(str, table.columns))
     for name in table.columns:
         if table[name].dtype == object or str(table[name].dtype) in ("category", "string", "str"):
-            for entity, count in find_leaks(str(v) for v in table[name].dropna().unique()).items():
+            values = dict.fromkeys(
+                map(str, table[name].dropna())
+            )  # pandas takes values for one that differ after a zero
+            for entity, count in find_leaks(values).items():
                 found[entity] = found.get(entity, 0) + count
     kinds = ", ".join(f"{count} {entity}" for entity, count in sorted(found.items())) or "none"
     return OutputCheck(

@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.privacy.source import BoolArray, Cells, IntArray, Numbers, Strings
 from dpsynth.sources.layout import Layout
+from dpsynth.values import numbered
 
 SourceType = Literal["number", "integer", "boolean", "string", "datetime", "timedelta"]
 
@@ -127,9 +127,9 @@ def microseconds(values: npt.NDArray[Any], unit: str) -> npt.NDArray[np.float64]
 
 def merged(codes: npt.NDArray[Any], uniques: list[str]) -> Strings:
     """Cells from codes (-1 = missing) of values that may read the same (1 and "1"): one cell value each."""
-    again, labels = pd.factorize(pd.Series(np.array(uniques, dtype=object), dtype=object))
+    again, labels = numbered(uniques)
     final = np.append(again.astype(np.int32), np.int32(-1))[codes]  # code -1, missing, takes the last
-    return Strings(final.astype(np.int32), np.asarray(labels, dtype=object))
+    return Strings(final.astype(np.int32), np.array(labels, dtype=object))
 
 
 def _strings(column: pa.ChunkedArray) -> Strings:

@@ -11,7 +11,8 @@ import pandas as pd
 
 from dpsynth.privacy.errors import SchemaError
 from dpsynth.privacy.source import BoolArray, Cells, IntArray, Numbers, Strings
-from dpsynth.sources.arrow import SourceType, merged, microseconds
+from dpsynth.sources.arrow import SourceType, microseconds
+from dpsynth.values import numbered
 
 # Halves of a character, which no file of UTF-8 can hold.
 _LONE = re.compile("[\ud800-\udfff]")
@@ -39,21 +40,28 @@ def cells(name: str, column: pd.Series[Any]) -> tuple[SourceType, Cells]:
 
 def _strings(name: str, column: pd.Series[Any]) -> Strings:
     """Cells as strings; missing is None, NaN, NaT or pd.NA. Nested values are refused for every row alike."""
-    if pd.api.types.infer_dtype(column, skipna=True) not in ("string", "boolean"):
-        # To pandas 1, 1.0 and True are one value, that of the first row: a cell would read as another row says.
-        column = pd.Series([_text(name, cell) for cell in column], dtype=object)
-    codes, uniques = pd.factorize(column, use_na_sentinel=True)
-    return merged(codes, [_LONE.sub("\ufffd", str.__str__(u) if isinstance(u, str) else str(u)) for u in uniques])
+    kind = pd.api.types.infer_dtype(column, skipna=True)
+    if kind == "string":
+        texts = [_whole(str.__str__(cell)) if isinstance(cell, str) else None for cell in column]
+    else:  # to pandas 1, 1.0 and True are one value, that of the first row: a cell would read as another row says
+        texts = [_text(name, cell) for cell in column]
+    codes, uniques = numbered(texts)
+    return Strings(codes.astype(np.int32), np.array(uniques, dtype=object))
 
 
 def _text(name: str, cell: Any) -> str | None:
     """A cell as a string, whatever the others are; None = missing."""
     if isinstance(cell, str):
-        return str.__str__(cell)
+        return _whole(str.__str__(cell))
     nested = isinstance(cell, dict | list | set | tuple | bytes | np.ndarray) or not isinstance(cell, Hashable)
     if nested:
         raise SchemaError(f"column {name!r} holds nested or binary values; flatten or drop it")
-    return None if pd.isna(cell) else str(cell)
+    return None if pd.isna(cell) else _whole(str(cell))
+
+
+def _whole(text: str) -> str:
+    """The text as files can hold it."""
+    return text if text.isascii() else _LONE.sub("\ufffd", text)
 
 
 def exact_keys(column: pd.Series[Any]) -> tuple[IntArray, BoolArray] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,9 @@ import sqlalchemy
 
 import dpsynth
 from dpsynth.privacy.accounting import Cost
+from dpsynth.privacy.source import Strings
 from dpsynth.sources import SQL, DuckDB, databases, rows
+from dpsynth.sources.rows import read
 from tests import postgres
 
 SECRET = "maria-4711"
@@ -292,3 +295,37 @@ except dpsynth.SchemaError as error:
     done = subprocess.run([sys.executable, tmp_path / "ask.py"], capture_output=True, text=True, check=True)
     extra = {"duckdb": "duckdb", "psycopg": "postgres"}[package]
     assert done.stdout.strip() == f"{package} is not installed; run: pip install 'dpsynth[{extra}]'"
+
+
+# -- texts that libraries take for one ---------------------------------------------------------------------------------
+
+ALIKE = {
+    "half a character": [f"row {i} says {i * 7919}\ud83d" for i in range(100)],
+    "a zero": [f"the same\x00row {i} says {i * 7919}" for i in range(100)],
+    "zeros alone": ["\x00" * (i + 1) for i in range(100)],
+    "both, and other cells": [*(f"\x00{i}\udc80" for i in range(96)), None, "", "plain", 7],
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_texts_of_many_rows_are_never_taken_for_one(case: str) -> None:
+    """Were they, the secrets of many rows would be one frequent value, and that of the first of them released."""
+    texts = ALIKE[case]
+    cells = read(pd.DataFrame({"t": pd.Series(texts, dtype=object)})).cells["t"]
+    assert isinstance(cells, Strings)
+    held = [None if code < 0 else str(cells.uniques[code]) for code in cells.codes]
+    wanted = [None if text is None else re.sub("[\ud800-\udfff]", "\ufffd", str(text)) for text in texts]
+    assert held == wanted and len(cells.uniques) == len(set(wanted) - {None})
+    if case == "a zero":
+        arrow = read(pa.table({"t": texts})).cells["t"]
+        assert isinstance(arrow, Strings) and [arrow.uniques[code] for code in arrow.codes] == texts
+
+
+@pytest.mark.parametrize("case", ["half a character", "a zero"])
+def test_no_text_of_one_row_is_released_for_its_zero_or_half_character(case: str, tmp_path: Path) -> None:
+    schema = dpsynth.Schema([dpsynth.Column("t", "text")])
+    synth = dpsynth.fit(
+        pd.DataFrame({"t": ALIKE[case]}), epsilon=5.0, schema=schema, model="marginals", patterns_only=True, progress=False,
+        ledger=tmp_path / "l.db",
+    )  # fmt: skip
+    assert synth.sample(50, seed=1)["t"].isna().all()
