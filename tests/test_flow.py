@@ -202,6 +202,18 @@ def test_declared_identifiers_ids_and_types_are_kept_from_the_model() -> None:
     assert out["key"].is_unique
 
 
+def test_values_that_a_pandas_categorical_has_not_are_kept_as_strings(tmp_path: Path) -> None:
+    """Fakes and written texts are new ones: in the input's own categories they would all be missing."""
+    frame = pd.DataFrame(
+        {"ssn": [f"{100 + i}-22-{3000 + i}" for i in range(300)], "city": ["Lima", "Oslo", "Rome"] * 100}
+    )
+    frame = frame.astype("category")
+    schema = Schema([Column("ssn", role="identifier", entity="US_SSN"), Column("city", "categorical")])
+    made = dpsynth.fit(frame, epsilon=5.0, schema=schema, ledger=tmp_path / "l.db", progress=False).sample(50, seed=0)
+    assert made["ssn"].notna().all() and not set(made["ssn"]) & set(frame["ssn"])
+    assert made["city"].dtype == pd.CategoricalDtype(["Lima", "Oslo", "Rome"])
+
+
 def test_units_bound_weigh_and_come_out_as_surrogates() -> None:
     rng = np.random.default_rng(0)
     rows = np.repeat(np.arange(3000) + 70_000, rng.choice([1, 2, 5], 3000, p=[0.3, 0.3, 0.4]))
