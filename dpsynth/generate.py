@@ -25,7 +25,7 @@ from dpsynth.schema import Column
 from dpsynth.values import LINES, Own, as_label, off_the_line
 
 # Stands in a column of texts for one that is still to be written. It is put in by code, where no value is, not by value.
-TO_WRITE = "\x00to write"
+TO_WRITE = "\ud800 to write"
 # How often rows that no value within their codes lets obey the constraints are replaced.
 _REPLACED = 10
 # Rows drawn to see how frequent labels come out that are to be equally frequent: for each code, at least and at most; and how often.
