@@ -114,9 +114,11 @@ class ColumnFacts:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no value of the column is known, so that all its cells are missing; texts are another matter."""
-        is_labelled = self.codec is not None and isinstance(self.codec.cells, LabelCells)
-        return is_labelled and self.treatment == "modelled" and not self.codec.cells.labels  # type: ignore[union-attr]
+        """Whether no value of the column is known, nor that it has texts, so that all its cells are missing."""
+        if self.codec is None or not isinstance(self.codec.cells, LabelCells) or self.codec.cells.labels:
+            return False
+        told = self.treatment == "scrubbed text" and self.codec.shares[self.codec.cells.other] > 0
+        return self.treatment in ("modelled", "scrubbed text") and not told
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
