@@ -56,6 +56,10 @@ class Drafts:
     texts: list[str]
     made_for: IntArray
 
+    def and_more(self, others: Drafts) -> Drafts:
+        """These and others."""
+        return Drafts([*self.texts, *others.texts], np.concatenate([self.made_for, others.made_for]))
+
     def only(self, kept: IntArray) -> Drafts:
         """Those of these numbers."""
         return Drafts([self.texts[i] for i in kept], self.made_for[kept])

@@ -56,6 +56,14 @@ def _marginals() -> Generator:
     return Marginals()
 
 
+def _is_example(example: Any) -> bool:
+    """Whether it is a subject, words and a text."""
+    if not isinstance(example, tuple | list) or len(example) != 3:
+        return False
+    subject, words, text = example
+    return isinstance(subject, str) and isinstance(text, str) and all(isinstance(word, str) for word in words)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
     """Texts by a public language model. All settings are public: none may be set by looking at the rows.
@@ -109,10 +117,14 @@ class Language:
     teacher: Teacher | None = None
 
     def __post_init__(self) -> None:
+        for name in ("judges", "examples"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._require_types()
         if self.words < 2 or self.top_k < 1 or self.batch < 1 or not 8 <= self.dimensions <= 384:
             raise ModelError("words must be at least 2, top_k and batch at least 1, dimensions between 8 and 384")
-        if not self.temperature > 0 or not 0 < self.top_p <= 1 or self.overdraw < 1:
-            raise ModelError("temperature must be above 0, top_p in (0, 1], overdraw at least 1")
+        if not 0 < self.temperature <= 100 or not 0 < self.top_p <= 1 or not 1 <= self.overdraw <= 1000:
+            raise ModelError("temperature must be above 0, top_p in (0, 1], overdraw between 1 and 1000")
         if not 0 <= self.nudge <= 100 or not 0 <= self.fluency <= 100:
             raise ModelError("nudge and fluency must lie between 0 and 100")
         if self.route not in ("guided", "tuned", "auto"):
@@ -127,12 +139,41 @@ class Language:
         if self.route == "tuned" and isinstance(self.table, Training):
             raise ModelError("route='tuned' needs a table model that is not trained on the rows itself, as Marginals()")
 
+    def _require_types(self) -> None:
+        """Raises ModelError for what would fail later, when the budget is spent: callers may be untyped."""
+        for name in ("words", "top_k", "batch", "dimensions", *(["units"] if self.units is not None else [])):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ModelError(f"{name} must be a whole number")
+        for name in ("temperature", "top_p", "overdraw", "nudge", "fluency"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ModelError(f"{name} must be a finite number")
+        if not isinstance(self.base, str) or not isinstance(self.description, str):
+            raise ModelError("base and description must be strings")
+        if self.taxonomy is not None and not isinstance(self.taxonomy, Taxonomy):
+            raise ModelError('taxonomy: Taxonomy.read("subjects.yaml"), or Taxonomy.of(...)')
+        if not hasattr(self.table, "fit") or not isinstance(self.tuning, Tuning):
+            raise ModelError("table must be a model such as Marginals(), tuning a Tuning")
+        if not isinstance(self.judges, tuple) or not all(
+            callable(getattr(judge, "score", None)) for judge in self.judges
+        ):
+            raise ModelError("judges: a tuple of them, as judges=(Rules(),)")
+        if self.teacher is not None and not hasattr(self.teacher, "write"):
+            raise ModelError("teacher: an Endpoint; a model that transformers loads is given as base=")
+        if not all(isinstance(name, str) for name in self.conditions or ()):
+            raise ModelError("condition: a column's name, or several")
+        if not isinstance(self.examples, tuple) or not all(map(_is_example, self.examples)):
+            raise ModelError("examples: (subject, words, text), one after another")
+
     @property
     def conditions(self) -> tuple[str, ...] | None:
         """Columns that were asked for, maybe none; None where nothing was said."""
         if self.condition is None:
             return None
-        return (self.condition,) if isinstance(self.condition, str) else tuple(self.condition)
+        if isinstance(self.condition, str) or not isinstance(self.condition, Iterable):
+            return (self.condition,)
+        return tuple(dict.fromkeys(self.condition))
 
     @property
     def public(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from dpsynth.encode.cells import LabelCells
 from dpsynth.models.language.embedding import Array, EmbeddingRows, Projection, embed, grid_for
 from dpsynth.models.language.leaves import AT_LEAST, LEAVES, LeafCells, leaf_counts
-from dpsynth.models.language.shapes import BLANK, SIZE, ShapeOf
+from dpsynth.models.language.shapes import BLANK, ShapeOf
 from dpsynth.models.language.taxonomy import Leaf, Taxonomy, plain
 from dpsynth.models.language.words import STEPS, WordRows
 from dpsynth.privacy.source import FloatArray
@@ -143,8 +143,9 @@ class Guide:
     @property
     def blank_share(self) -> float:
         """Share of the texts that are blank; 0 where that cannot be told from noise."""
-        blank, worded = float(self.shapes[BLANK]), float(np.maximum(self.shapes[:SIZE], 0.0).sum())
-        return blank / max(blank + worded, blank) if blank > OCCURS * self.shape_sigma else 0.0
+        # Of all that are to be written: the sum of the other shapes is many noisy numbers, and without those below 0 too large.
+        blank, all_of_them = float(self.shapes[BLANK]), float(self.groups.counts.sum())
+        return blank / max(all_of_them, blank) if blank > OCCURS * self.shape_sigma else 0.0
 
     @cached_property
     def centroids(self) -> FloatArray:

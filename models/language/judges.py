@@ -13,7 +13,7 @@ import numpy as np
 from dpsynth.models.language import pretrained
 from dpsynth.models.language.endpoint import Endpoint
 from dpsynth.models.language.words import words_of
-from dpsynth.privacy.errors import ModelError
+from dpsynth.privacy.errors import DpsynthError, ModelError
 from dpsynth.privacy.source import FloatArray
 
 if TYPE_CHECKING:
@@ -323,7 +323,12 @@ def marks_of(
     judge: Judge, texts: Sequence[str], labels: Sequence[str], judged: Callable[[int], None] = lambda n: None
 ) -> FloatArray:
     """A judge's marks. Raises ModelError where they are not one number for each text."""
-    marks = np.asarray(judge.score(texts, labels, judged), np.float64)
+    try:
+        marks = np.asarray(judge.score(texts, labels, judged), np.float64)
+    except DpsynthError:
+        raise
+    except Exception as error:  # of a judge that is the caller's own: it sees written texts alone
+        raise ModelError(f"the judge {judge.name!r} failed with {type(error).__name__}") from error
     if marks.shape != (len(texts),) or np.isnan(marks).any():
         raise ModelError(f"the judge {judge.name!r} did not give each text a mark")
     return marks

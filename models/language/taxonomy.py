@@ -4,7 +4,7 @@
       lost card: A card was lost or stolen.       a leaf with a description
       card arrival:
         description: A new card is on its way.
-        examples: [Where is my new card?]         public texts, made up
+        examples: ["Where is my new card?"]       public texts, made up
     transfers: [failed transfer, transfer fees]   leaves without more
 
 The tree is public: nobody may make it by looking at the rows. (After the taxonomy of LAB: Sudalairaj et al., "LAB: Large-Scale Alignment
@@ -218,6 +218,8 @@ def _loaded(text: str) -> Any:
         return yaml.load(text, Loader=loads)
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f" (line {error.problem_mark.line + 1}: {error.problem})"
-        raise ModelError(f"taxonomy: this is no YAML{line}") from None
+        raise ModelError(
+            f"taxonomy: this is no YAML{line}; a text with one of ? : # , in it stands in quotes"
+        ) from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ModelError(f"taxonomy: this is no YAML ({type(error).__name__})") from None

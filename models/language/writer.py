@@ -32,6 +32,10 @@ _LEAF = "subject"
 FLUENCY = 1.0
 # Times at most that texts are written in place of those that did not pass the public rules.
 _ROUNDS = 3
+# Below so many texts, all of which judges refused, it may be chance.
+_MOST_TRIED = 256
+# Characters that a group's name, and what groups are called, have in a prompt, at most.
+_NAMED, _CALLED = 200, 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +93,12 @@ def prompt_of(
 ) -> Prompt:
     """The prompt of texts that are written for labels of these columns. bare: see `Prompt`."""
     subject = " and ".join(_LEAF if isinstance(c, LeafCells) else c.column.replace("_", " ") for c in cells) or _LEAF
-    return Prompt(subject=subject, description=description, examples=examples, bare=bare and not examples)
+    return Prompt(
+        subject=" ".join(subject.split())[:_CALLED],
+        description=description,
+        examples=examples,
+        bare=bare and not examples,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,7 +184,7 @@ class TextWriter:
             raise ModelError(f"the language model {self.writing.base!r} is not the one that this was made with")
         wanted = self._wanted(conditions, n, rng)
         times = self.writing.overdraw if self.writing.select or self.writing.judges else 1.0
-        drafts = self._judged(self._drafts(wanted, times, rng, progress, counted), n, progress, counted)
+        drafts = self._enough(wanted, times, rng, progress, counted)
         if self.writing.select:
             marks = self._fluency(drafts.texts, progress)
             progress.stage(f"choosing texts of {self.column}", len(drafts.texts))
@@ -207,22 +216,39 @@ class TextWriter:
         progress.stage(f"reading texts of {self.column}", len(texts))
         return marks_of(judge, texts, [""] * len(texts), progress.advance)
 
-    def _judged(self, drafts: Drafts, n: int, progress: Steps, counted: Counted) -> Drafts:
-        """What the judges, one after another, leave: n texts or more, where they refuse none outright."""
+    def _enough(
+        self, wanted: IntArray, times: float, rng: np.random.Generator, progress: Steps, counted: Counted
+    ) -> Drafts:
+        """Texts that the judges leave. Of a few texts they may refuse all outright: then as many again are written and all are judged, and
+        so on, up to `_MOST_TRIED`."""
+        drafts = self._drafts(wanted, times, rng, progress, counted)
+        kept, left = self._judged(drafts, len(wanted), progress)
+        while len(kept.texts) < len(wanted) and len(drafts.texts) < _MOST_TRIED:
+            more = self._drafts(wanted, max(len(drafts.texts) / len(wanted), 1.0), rng, progress, counted)
+            drafts = drafts.and_more(more)
+            kept, left = self._judged(drafts, len(wanted), progress)
+        for name, number in left:
+            counted(name, number)
+            if not number:
+                raise ModelError(f"the judge {name!r} refused every text")
+        return kept
+
+    def _judged(self, drafts: Drafts, n: int, progress: Steps) -> tuple[Drafts, list[tuple[str, int]]]:
+        """(what the judges, one after another, leave: n texts or more where they refuse none outright; how many each left)."""
 
         def share(keep: float) -> float:
             return min(max(keep, n / len(drafts.texts)), 1.0)  # enough of them that none is used twice
 
-        names = self.guide.groups.names()
-        for judge in self.writing.judges:
+        names, left = self.guide.groups.names(), []
+        for judge in self.writing.judges if drafts.texts else ():
             judge.require()
             progress.stage(f"judging texts of {self.column}: {judge.name}", len(drafts.texts))
             marks = marks_of(judge, drafts.texts, [names[group] for group in drafts.made_for], progress.advance)
             drafts = drafts.only(selection.best(drafts.made_for, marks, share(judge.keep)))
-            counted(judge.name, len(drafts.texts))
+            left.append((judge.name, len(drafts.texts)))
             if not drafts.texts:
-                raise ModelError(f"the judge {judge.name!r} refused every text")
-        return drafts
+                break
+        return drafts, left
 
     def _wanted(self, conditions: Sequence[Own], n: int, rng: np.random.Generator) -> IntArray:
         """The group of each text, shape (n,): that of its row's labels, and a leaf where no label says which."""
@@ -250,7 +276,8 @@ class TextWriter:
         counted: Counted,
     ) -> Drafts:
         """About `times` as many texts as are wanted, all of which pass the public rules."""
-        prompt, names, examples = self.prompt(), self.guide.groups.names(), self.guide.groups.examples()
+        prompt, examples = self.prompt(), self.guide.groups.examples()
+        names = [name[:_NAMED] for name in self.guide.groups.names()]
         author = self._author(prompt.prefix(), rng, progress.advance)
         shares = np.maximum(self.guide.shapes[:SIZE], 0.0)
         shares = shares / shares.sum() if shares.sum() > 0 else np.full(SIZE, 1 / SIZE)

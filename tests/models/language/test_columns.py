@@ -11,13 +11,17 @@ import pandas as pd
 import pytest
 
 import dpsynth
+from dpsynth.console import make_progress
 from dpsynth.encode.cells import LabelCells
+from dpsynth.generate import TO_WRITE
 from dpsynth.models import Language
+from dpsynth.models.language.drafts import Draft
 from dpsynth.models.language.embedding import GRID, EmbeddingRows, Projection, embed, grid_for
-from dpsynth.models.language.shapes import BLANK, MISSING, ShapeOf
+from dpsynth.models.language.guide import Groups, Guide
+from dpsynth.models.language.shapes import BLANK, MISSING, SIZE, ShapeOf
 from dpsynth.models.language.taxonomy import Taxonomy
 from dpsynth.models.language.words import WordRows
-from dpsynth.models.language.writer import TextWriter
+from dpsynth.models.language.writer import TextWriter, prompt_of
 from dpsynth.privacy.errors import ModelError, PIIError
 from dpsynth.privacy.source import Strings, unit_scale
 from tests.models.language.test_texts import SCHEMA, SUBJECTS, corpus, fitted
@@ -151,6 +155,84 @@ def test_declared_labels_that_are_too_many_together_are_refused_before_anything_
     Language(base=tiny, condition=("subject", "kind"), taxonomy=leaves).require_few([few])
     with pytest.raises(ModelError, match="subject have too many combinations of labels with the taxonomy's leaves"):
         Language(base=tiny, condition="subject", taxonomy=leaves).require_few([few])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"overdraw": float("inf")}, {"overdraw": float("nan")}, {"temperature": "1"}, {"top_k": 2.5}, {"batch": 1.5}, {"dimensions": 8.5},
+        {"words": True}, {"units": 1e4}, {"taxonomy": "subjects.yaml"}, {"taxonomy": {"a": ["b"]}}, {"table": "marginals"}, {"tuning": 3},
+        {"judges": "rules"}, {"judges": ("rules",)}, {"teacher": "gpt"}, {"examples": ("text",)}, {"description": None}, {"base": None},
+        {"condition": 5}, {"condition": (1, 2)},
+    ],
+)  # fmt: skip
+def test_settings_of_a_wrong_kind_are_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ModelError):
+        Language(**wrong)
+
+
+def test_a_condition_that_is_named_twice_counts_once() -> None:
+    assert Language(condition=["label", "stars", "label"]).conditions == ("label", "stars")
+    assert Language(judges=[]).judges == () and Language(examples=[]).examples == ()  # type: ignore[arg-type]
+
+
+def test_a_long_name_leaves_a_text_its_room() -> None:
+    long = LabelCells("a column " * 500, tuple(f"{i} {'label' * 150}" for i in range(3)))
+    groups = Groups(cells=(long,), counts=np.full(5, 30.0))
+    writing = Language(base="tiny")._writing()
+    prompt = prompt_of((long,), "", ())
+    assert len(prompt.subject) <= 60
+    asked: list[str] = []
+
+    def author(tasks: Any) -> Any:
+        asked.extend(task.prompt for task in tasks)
+        return [Draft("a text that passes", True) for _ in tasks]
+
+    projection = Projection(np.zeros(384, np.float32), np.eye(384, dtype=np.float32)[:, :8])
+    guide = Guide(
+        column="note", groups=groups, shapes=np.ones(SIZE + 2), shape_sigma=1.0, words=(), word_counts=np.zeros((5, 0)), word_sigma=1.0,
+        projection=projection, sums=np.zeros((5, 8)), sum_sigma=1.0, names=np.zeros((5, 8), np.float32),
+    )  # fmt: skip
+    writer = TextWriter(guide=guide, writing=writing, sha256="")
+    with pytest.MonkeyPatch.context() as patch, make_progress(False) as steps:
+        patch.setattr(TextWriter, "_author", lambda *_: author)
+        writer._drafts(np.zeros(20, np.int64), 1.0, np.random.default_rng(0), steps, lambda *_: None)
+    assert len(asked) == 20 and max(map(len, asked)) < 300
+
+
+def test_the_mark_of_a_text_to_write_is_no_text_that_a_table_can_hold(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"note": [TO_WRITE, "\x00to write"] * 150})
+    schema = dpsynth.Schema([dpsynth.Column("note", "text")])
+    synth = dpsynth.fit(
+        frame,
+        epsilon=8.0,
+        schema=schema,
+        model="marginals",
+        patterns_only=True,
+        ledger=tmp_path / "l.db",
+        progress=False,
+    )
+    found = synth.sample(100, seed=0)["note"]
+    assert set(found.dropna()) == {"\x00to write", TO_WRITE.replace("\ud800", "\ufffd")} and found.notna().mean() > 0.9
+
+
+@pytest.mark.parametrize("notes", [[None] * 300, [f"a text {i}" for i in range(6)] + [None] * 294])
+def test_a_text_column_of_which_nothing_is_known_is_warned_of(notes: list[str | None], tmp_path: Path) -> None:
+    frame = pd.DataFrame({"note": notes, "stars": 1})
+    schema = dpsynth.Schema(
+        [dpsynth.Column("note", "text"), dpsynth.Column("stars", "numeric", bounds=(0, 5), integer=True)]
+    )
+    with pytest.warns(UserWarning, match="nothing could be learned of 'note'"):
+        synth = dpsynth.fit(
+            frame,
+            epsilon=0.5,
+            schema=schema,
+            model="marginals",
+            patterns_only=True,
+            ledger=tmp_path / "l.db",
+            progress=False,
+        )
+    assert synth.sample(20, seed=0)["note"].isna().all()
 
 
 @pytest.mark.slow

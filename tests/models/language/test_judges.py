@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -332,6 +333,10 @@ def test_judges_are_heeded_without_the_choice_by_means(synth: dpsynth.Synthesize
     lengths = [frame["note"].dropna().str.len().mean() for frame in (plain, longest)]
     assert lengths[1] > 1.3 * lengths[0]
     assert [s for s, _ in longest.attrs[TEXT_STAGES]["note"]] == ["written", "public rules", "longest", "chosen"]
+    short = judged(synth, judges=(Rules(words=(1, 7)),), overdraw=1.0)
+    for seed in range(8):  # of one text in two or more, all would be refused once in a while
+        (text,) = short.sample_typed(1, seed=seed)["note"]
+        assert text is None or len(text.split()) <= 7
     with pytest.raises(ModelError, match="the judge 'rules' refused every text"):
         judged(synth, judges=(Rules(pattern="nothing"),)).sample_typed(20, seed=1)
 
@@ -345,3 +350,21 @@ def test_judges_are_saved_with_a_model_but_for_those_of_ones_own(synth: dpsynth.
     )
     with pytest.raises(ModelError, match="'longest' is of your own making"):
         judged(synth, judges=(Longest(),)).save(tmp_path / "other")
+
+
+def test_what_fails_in_a_judge_of_ones_own_is_an_error_of_ours() -> None:
+    class Odd(Longest):
+        def score(self, texts: Sequence[str], labels: Sequence[str], judged: Any = None) -> Any:
+            raise KeyError("of his")
+
+    class Worded(Longest):
+        def score(self, texts: Sequence[str], labels: Sequence[str], judged: Any = None) -> Any:
+            return ["good"] * len(texts)
+
+    class Short(Longest):
+        def score(self, texts: Sequence[str], labels: Sequence[str]) -> Any:  # type: ignore[override]
+            return np.zeros(len(texts))
+
+    for judge, says in ((Odd(), "KeyError"), (Worded(), "ValueError"), (Short(), "TypeError")):
+        with pytest.raises(ModelError, match=f"'longest' failed with {says}"):
+            marks_of(judge, ["a"], [""])

@@ -177,7 +177,9 @@ def test_blank_texts_are_told_from_noise() -> None:
     of.shapes[SIZE] = 3.0
     assert of.blank_share == 0.0
     of.shapes[SIZE] = 25.0
-    assert of.blank_share == pytest.approx(0.2)
+    assert of.blank_share == pytest.approx(0.25), "of the hundred that are to be written"
+    of.shapes[:SIZE] += np.random.default_rng(0).normal(0, 5, SIZE)
+    assert of.blank_share == pytest.approx(0.25), "noise in the other shapes does not add up"
 
 
 @pytest.mark.parametrize(

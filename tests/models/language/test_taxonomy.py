@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -382,3 +383,13 @@ def test_leaves_go_with_the_other_columns(tiny: str) -> None:
     leaves = wanted % 6
     assert (leaves[::2] == 0).mean() > 0.6 and (leaves[1::2] == 0).mean() < 0.2
     assert len(synth.sample(6, where={"shop": "Lima"}, balance="note", seed=0)) == 6
+
+
+def test_the_tree_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "text.md").read_text()
+    block = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    tree = Taxonomy.parse(block[1])
+    assert "lost card" in {leaf.name for leaf in tree.leaves} and any(leaf.examples for leaf in tree.leaves)
+    with pytest.raises(ModelError, match="stands in quotes"):
+        Taxonomy.parse(block[1].replace('"', ""))
