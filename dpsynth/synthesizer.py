@@ -119,6 +119,8 @@ class Synthesizer:
         """
         if where is not None and not isinstance(where, Mapping):
             raise SchemaError("where is a mapping of columns to values")
+        if balance is not None and not isinstance(balance, str):
+            raise SchemaError("balance is the name of a column")
         if is_session(frame):
             return self._spread(frame, self.n_rows if n is None else _checked(n), dict(where or {}), seed, balance)
         table = self._table(n, dict(where or {}), seed, balance)
@@ -142,7 +144,7 @@ class Synthesizer:
         rows = (2**14 if self.writers else 2**20) if rows is None else rows
         if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
             raise SchemaError("rows must be a whole number of at least 1")
-        total = self.n_rows if n is None else n
+        total, seed = self.n_rows if n is None else _checked(n), _checked_seed(seed)
         if total <= rows:
             yield self.sample_typed(n, seed=seed)
             return
@@ -168,6 +170,7 @@ class Synthesizer:
         if self.writers:
             raise ModelError("texts are not written in a cluster; use write(), or sample without frame=")
         conditions_of(self.domain, where, balance)  # refuses here what executors would refuse
+        seed = _checked_seed(seed)
         first = secrets.randbits(63) if seed is None else seed
         draw = partial(_part_of, replace(self, layout=None, drawn=None), first, n, SPREAD_ROWS, where, balance)
         return spread(session, draw, self.domain.facts, -(-n // SPREAD_ROWS), {MARK: self.privacy.run})
@@ -215,8 +218,7 @@ class Synthesizer:
     ) -> pd.DataFrame:
         if n is not None:
             n = _checked(n)
-        if seed is not None and not seed >= 0:
-            raise SchemaError("seed must be 0 or more")
+        seed = _checked_seed(seed)
         if seed is None:
             own = n is None and not where and balance is None
             seed = self.seed if own else secrets.randbits(63)
@@ -315,6 +317,14 @@ def _checked(n: Any) -> int:
     if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
         raise SchemaError("n must be a whole number of rows, 0 or more")
     return int(n)
+
+
+def _checked_seed(seed: Any) -> int | None:
+    if seed is None:
+        return None
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise SchemaError("seed must be a whole number, 0 or more")
+    return int(seed)
 
 
 def _part_of(

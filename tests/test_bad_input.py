@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import decimal
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -306,3 +307,18 @@ def test_wrong_arguments_say_what_is_wanted(own_ledger: Path) -> None:
     with pytest.raises(dpsynth.PIIError, match="strings"):
         dpsynth.scrub([None])  # type: ignore[list-item]
     assert nothing_spent(own_ledger)
+
+
+def test_wrong_arguments_of_sampling_say_what_is_wanted() -> None:
+    synth = dpsynth.fit(GOOD, epsilon=5.0, progress=False)
+    wrong: dict[str, Callable[[], object]] = {
+        "seed": lambda: synth.sample(3, seed="a"),  # type: ignore[arg-type]
+        "seed must be a whole number": lambda: synth.sample(3, seed=1.5),  # type: ignore[arg-type]
+        "0 or more": lambda: next(synth.chunks(4, rows=3, seed=-1)),
+        "n must be": lambda: next(synth.chunks("5")),  # type: ignore[arg-type]
+        "balance": lambda: synth.sample(3, balance=["label"]),  # type: ignore[arg-type]
+    }
+    for says, ask in wrong.items():
+        with pytest.raises(dpsynth.SchemaError, match=says):
+            ask()
+    assert len(synth.sample(3, seed=np.int64(2))) == 3  # type: ignore[arg-type]

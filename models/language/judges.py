@@ -72,7 +72,7 @@ class Teacher(Protocol):
 
 
 def _require_share(keep: float) -> None:
-    if not 0 < keep <= 1:
+    if isinstance(keep, bool) or not isinstance(keep, int | float) or not 0 < keep <= 1:
         raise ModelError("keep must lie in (0, 1]")
 
 
@@ -92,7 +92,8 @@ class Rules:
     repeats: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "words", tuple(self.words))  # of JSON it is a list
+        # Of JSON it is a list, and callers may be untyped.
+        object.__setattr__(self, "words", tuple(self.words) if isinstance(self.words, Sequence) else ())
         if len(self.words) != 2 or not 0 <= self.words[0] <= self.words[1] or not 0 <= self.distinct <= 1:
             raise ModelError("words must be the least and the most, distinct lie in [0, 1]")
         try:

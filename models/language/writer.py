@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -221,13 +222,18 @@ class TextWriter:
     ) -> Drafts:
         """Texts that the judges leave. Of a few texts they may refuse all outright: then as many again are written and all are judged, and
         so on, up to `_MOST_TRIED`."""
-        drafts = self._drafts(wanted, times, rng, progress, counted)
+        written: Counter[str] = Counter()
+
+        def added(stage: str, number: int) -> None:
+            written[stage] += number
+
+        drafts = self._drafts(wanted, times, rng, progress, added)
         kept, left = self._judged(drafts, len(wanted), progress)
         while len(kept.texts) < len(wanted) and len(drafts.texts) < _MOST_TRIED:
-            more = self._drafts(wanted, max(len(drafts.texts) / len(wanted), 1.0), rng, progress, counted)
+            more = self._drafts(wanted, max(len(drafts.texts) / len(wanted), 1.0), rng, progress, added)
             drafts = drafts.and_more(more)
             kept, left = self._judged(drafts, len(wanted), progress)
-        for name, number in left:
+        for name, number in (*written.items(), *left):
             counted(name, number)
             if not number:
                 raise ModelError(f"the judge {name!r} refused every text")

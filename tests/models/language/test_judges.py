@@ -80,6 +80,15 @@ def test_rules_refuse_by_length_form_and_repetition(rules: Rules, refused: list[
     assert np.flatnonzero(found == -np.inf).tolist() == refused and set(found[np.isfinite(found)]) <= {0.0}
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Rules(words=3), lambda: Rules(words=(5, 2)), lambda: Agreement(keep="x"), lambda: Fluency(model="tiny", keep=True)],
+)  # fmt: skip
+def test_settings_of_a_wrong_kind_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ModelError):
+        make()
+
+
 def test_a_text_that_is_refused_makes_no_other_a_repeat() -> None:
     rules = Rules(endings="?")
     assert rules.score(["Why.", "why?", "Why?", "WHY?"], [""] * 4).tolist() == [-np.inf, 0, -np.inf, -np.inf]
@@ -337,6 +346,8 @@ def test_judges_are_heeded_without_the_choice_by_means(synth: dpsynth.Synthesize
     for seed in range(8):  # of one text in two or more, all would be refused once in a while
         (text,) = short.sample_typed(1, seed=seed)["note"]
         assert text is None or len(text.split()) <= 7
+    (stages,) = short.sample_typed(1, seed=0).attrs[TEXT_STAGES].values()
+    assert [name for name, _ in stages] == ["written", "public rules", "rules", "chosen"], "each once, however often"
     with pytest.raises(ModelError, match="the judge 'rules' refused every text"):
         judged(synth, judges=(Rules(pattern="nothing"),)).sample_typed(20, seed=1)
 
