@@ -242,5 +242,5 @@ def test_no_row_and_no_canary_reaches_an_endpoint(
     with pytest.raises(ModelError, match=ALLOWED):
         again.sample(5)
     assert len(service.raw) == before, "a model from elsewhere asks nobody by itself"
-    monkeypatch.setenv(ALLOWED, service.url)
+    monkeypatch.setenv(ALLOWED, f"{service.url} TEST_ENDPOINT_KEY")
     assert again.sample(5, seed=1)["note"].notna().any()
