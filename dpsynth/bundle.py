@@ -31,6 +31,7 @@ import pandas as pd
 from dpsynth.adapters import croissant
 from dpsynth.artefacts import require_clean
 from dpsynth.gate import GateReport, judge
+from dpsynth.outputs import why_not
 from dpsynth.privacy.durable import to_disk
 from dpsynth.privacy.errors import GateFailed, SchemaError
 from dpsynth.privacy.keys import public_half, sign
@@ -73,12 +74,14 @@ def release(
     sign_with: path of an Ed25519 private key (PEM).  accept_inconclusive: release although the gate cannot
     decide, which the certificate then says.
     ledger: also books the release there, and what its rows are known by.
-    Raises GateFailed where the verdict is "fail", or "inconclusive" and that is not accepted; SchemaError where `out` is
-    not a new or empty folder. In each case nothing is written.
+    Raises GateFailed where the verdict is "fail", or "inconclusive" and that is not accepted. Before a row is drawn: SchemaError where
+    `out` is not a new or empty folder, or cannot be made; VerificationError where `sign_with` is no such key. In each case nothing is
+    written.
     """
     folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SchemaError(f"{folder} exists and is not an empty folder; choose a new one")
+    _require_place(folder)
+    if sign_with is not None:
+        public_half(sign_with)  # refuses what is no key
     expiry = _expiry(expires)
     table, reference = synth.measured() if n is None else (synth.sample_typed(n), None)
     gate = judge(synth, table, reference)
@@ -103,6 +106,14 @@ def release(
         rows = {"rows": ledger.fingerprint(read(table).contents)} if len(table) else {}
         ledger.note(synth.privacy.run, "release", {k: v for k, v in about.items() if v} | {"verdict": gate.said} | rows)
     return Release(path=folder, gate=gate, rows=len(table), files=tuple(sorted(p.name for p in folder.iterdir())))
+
+
+def _require_place(folder: Path) -> None:
+    """Refuse a folder that cannot be written, before texts are, which may take hours."""
+    if (why := why_not(folder)) is not None:
+        raise SchemaError(f"the release cannot be written to {folder.parent}: {why}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SchemaError(f"{folder} exists and is not an empty folder; choose a new one")
 
 
 def _expiry(expires: date | str | None) -> str | None:

@@ -123,6 +123,15 @@ def _new_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
+def _require_table_file(path: Path) -> None:
+    """Refuse what no table can be written to, before one is drawn. Raises SchemaError."""
+    if path.suffix != ".parquet" and ".csv" not in path.suffixes:
+        raise SchemaError("--out must end in .csv or .parquet")
+    from dpsynth.outputs import require_file
+
+    require_file(path)
+
+
 @app.callback()
 def _options(
     debug: Annotated[
@@ -201,6 +210,7 @@ def sample(
     """Draw synthetic rows from a model. Free: as often as you like."""
     from dpsynth.synthesizer import load
 
+    _require_table_file(out)
     pairs = [_pair(w) for w in where or ()]
     conditions = dict(pairs)
     if twice := sorted({name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1}):
@@ -208,10 +218,8 @@ def sample(
     table = load(model).sample(n, where=conditions or None, balance=balance, seed=seed)
     if out.suffix == ".parquet":
         table.to_parquet(out, index=False)
-    elif ".csv" in out.suffixes:
-        table.to_csv(out, index=False)
     else:
-        raise SchemaError("--out must end in .csv or .parquet")
+        table.to_csv(out, index=False)
     _out(as_json, {"rows": len(table), "file": str(out)}, f"{len(table):,} rows written to {out}")
 
 
@@ -288,10 +296,13 @@ def evaluate(
     from dataclasses import replace
 
     from dpsynth.fidelity import evaluate as run
+    from dpsynth.outputs import require_file
     from dpsynth.schema import Schema
 
     if synthetic is None and generations is None:
         raise SchemaError("a synthetic table to compare with is missing (or --generations)")
+    if html is not None:
+        require_file(html)  # with --generations, budget would have been spent
     source = _named(real, table)
     facts = None if schema is None else Schema.load(schema)
     found: Any = None if synthetic is None else run(source, synthetic, holdout, facts)

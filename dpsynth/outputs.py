@@ -6,12 +6,13 @@ a table in a database is dropped again where writing it fails.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
@@ -36,12 +37,18 @@ Synthetic rows, made by dpsynth (run {run}). Nothing in this folder proves that;
 """
 
 
+def require_frame(frame: Any) -> None:
+    """Raise SchemaError for a kind of frame that is not known, or not installed, before rows are drawn for it."""
+    if not isinstance(frame, str) or frame not in get_args(Frame):
+        raise SchemaError("frame must be 'pandas', 'polars', 'pyarrow' or a SparkSession")
+    if frame == "polars":
+        extras.load("polars")
+
+
 def as_frame(table: pd.DataFrame, frame: Frame) -> Any:
-    """A table as another kind of frame. Raises SchemaError for a kind that is not known, or not installed."""
+    """A table as a kind of frame that `require_frame` lets pass."""
     if frame == "pandas":
         return table
-    if frame not in ("polars", "pyarrow"):
-        raise SchemaError("frame must be 'pandas', 'polars', 'pyarrow' or a SparkSession")
     import pyarrow as pa
 
     arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
@@ -70,12 +77,44 @@ def _drawn(draw: Callable[[int], pd.DataFrame], schema: Any, part: int) -> Any:
     return _arrow(draw(part), schema)
 
 
+def why_not(path: Path) -> str | None:
+    """Why nothing can be written at `path`, as far as that shows beforehand; None: it can. Folders that are missing can be made."""
+    above = path.absolute().parent
+    try:
+        while not above.exists():
+            above = above.parent
+    except OSError as error:  # what may not be looked at
+        return error.strerror or type(error).__name__
+    if not above.is_dir():
+        return f"{above.name} is not a folder"
+    return None if os.access(above, os.W_OK | os.X_OK) else f"the folder {above} may not be written to"
+
+
+def require_file(path: Path) -> None:
+    """Raise SchemaError where no file can be written, before rows are drawn for it. Its folder must be there."""
+    _refuse_folder(path)
+    if not path.parent.is_dir():
+        raise SchemaError(f"{path.name} cannot be written: there is no folder {path.parent}")
+    if path.exists():  # it is written over, whatever may be made in its folder
+        why = None if os.access(path, os.W_OK) else "it is there, and may not be written to"
+    else:
+        why = why_not(path)
+    if why is not None:
+        raise SchemaError(f"{path.name} cannot be written: {why}")
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise SchemaError(f"{path.name} is a folder; name a file")
+
+
 def write(tables: Iterable[pd.DataFrame], facts: Iterable[ColumnFacts], to: Any, marks: dict[str, str]) -> None:
     """Chunks of a synthetic table to one place.
 
     to: path of a .parquet or .csv file (also .csv.gz), path of a new folder (Parquet files and a card, as Hugging Face's `load_dataset`
     reads it), `SQL` with a table, or "URL#table".  marks: metadata of each Parquet file.
-    Raises SchemaError where the place cannot be written to, or holds something already that is no single file.
+    Raises SchemaError where the place cannot be written to, or holds something already that is no single file; as far as that shows
+    beforehand, before the first chunk is drawn.
     """
     schema = _schema(facts, marks)
     if isinstance(to, str) and "://" in to:
@@ -96,6 +135,7 @@ def write(tables: Iterable[pd.DataFrame], facts: Iterable[ColumnFacts], to: Any,
         writer = _write_folder
     else:
         raise SchemaError(f"the file {path.name} is neither .csv (also .gz) nor .parquet")
+    _refuse_folder(path)
     with _whole_or_not_at_all(path) as place:
         writer(tables, place, schema)
 

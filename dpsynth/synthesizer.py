@@ -22,7 +22,7 @@ from dpsynth.enforce import Rules
 from dpsynth.generate import Drawn, conditions_of, draw, evened, made_up_ids, table_of, unit_weights, values_of
 from dpsynth.learn import ColumnFacts, Domain
 from dpsynth.models.protocol import TableModel, TextModel
-from dpsynth.outputs import SPREAD_ROWS, Frame, as_frame, is_session, spread, write
+from dpsynth.outputs import SPREAD_ROWS, Frame, as_frame, is_session, require_frame, spread, write
 from dpsynth.privacy.errors import ModelError, SchemaError
 from dpsynth.privacy.source import ROWS_PER_UNIT, FloatArray, IntArray
 from dpsynth.privacy.statement import PrivacyStatement
@@ -123,6 +123,8 @@ class Synthesizer:
             raise SchemaError("balance is the name of a column")
         if is_session(frame):
             return self._spread(frame, self.n_rows if n is None else _checked(n), dict(where or {}), seed, balance)
+        if frame is not None:
+            require_frame(frame)
         table = self._table(n, dict(where or {}), seed, balance)
         if frame is not None:
             table = as_frame(table, frame)

@@ -253,6 +253,19 @@ def test_nothing_is_left_where_writing_fails_or_the_gate_does(
     assert list(tmp_path.glob("[!l]*")) == [] and list(tmp_path.glob(".*")) == []
 
 
+def test_what_shows_beforehand_is_told_before_a_row_is_drawn(
+    synth: dpsynth.Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpsynth.synthesizer.values_of", lambda *_, **__: pytest.fail("a row is drawn"))
+    _, public = new_keys(tmp_path / "key.pem")
+    for wrong in (public, tmp_path / "nowhere.pem"):
+        with pytest.raises(dpsynth.VerificationError, match="not a readable private key"):
+            dpsynth.release(synth, tmp_path / "out", sign_with=wrong)
+    for out in (public / "out", public / "deep" / "out"):
+        with pytest.raises(dpsynth.SchemaError, match=r"cannot be written to .*: key\.pem\.pub is not a folder"):
+            dpsynth.release(synth, out)
+
+
 def test_an_existing_folder_is_not_written_over(synth: dpsynth.Synthesizer, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     dpsynth.release(synth, tmp_path / "out")

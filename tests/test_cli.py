@@ -127,6 +127,31 @@ def test_failures_have_their_exit_code_and_one_line(desk: Path, arguments: list[
     assert "Traceback" not in done.stderr and done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["sample", "model", "-o", "x.badsuffix"], "--out must end in .csv or .parquet"),
+        (["sample", "model", "-o", "nowhere/x.csv"], "x.csv cannot be written: there is no folder nowhere"),
+        (["sample", "model", "-o", "taken.csv"], "taken.csv is a folder; name a file"),
+        (
+            ["evaluate", "t.csv", "out/data.csv", "--html", "nowhere/r.html"],
+            "r.html cannot be written: there is no folder",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_a_row_is_read_or_drawn(
+    desk: Path, arguments: list[str], says: str
+) -> None:
+    (desk / "taken.csv").mkdir(exist_ok=True)
+    code = (
+        "import dpsynth.fidelity, dpsynth.synthesizer; from dpsynth.cli import main\n"
+        "def never(*arguments): raise RuntimeError\n"
+        "dpsynth.synthesizer.load = dpsynth.fidelity.evaluate = never; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=desk)
+    assert done.returncode == 2 and says in done.stderr, done.stderr
+
+
 def test_an_error_that_is_not_ours_shows_its_type_alone(desk: Path) -> None:
     code = (
         "import dpsynth.synthesizer as s; from dpsynth.cli import main\n"

@@ -16,6 +16,7 @@ import sqlalchemy
 import dpsynth
 from dpsynth import Column, Schema
 from dpsynth.generate import made_up_ids
+from dpsynth.outputs import require_file, why_not
 from dpsynth.sources import read
 
 
@@ -142,6 +143,32 @@ def test_what_fails_midway_leaves_nothing(
 def test_places_that_are_not_known(people: dpsynth.Synthesizer, to: str, tmp_path: Path) -> None:
     with pytest.raises(dpsynth.SchemaError, match="neither|URL"):
         people.write(to if "#" in to else tmp_path / to, 10)
+
+
+def test_what_shows_beforehand_is_told_before_a_row_is_drawn(
+    people: dpsynth.Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpsynth.synthesizer.values_of", lambda *_, **__: pytest.fail("a row is drawn"))
+    (tmp_path / "taken.csv").mkdir()
+    (tmp_path / "file").touch()
+    for to, says in (("taken.csv", "is a folder"), ("file/t.csv", "cannot be written"), ("t.xlsx", "neither")):
+        with pytest.raises(dpsynth.SchemaError, match=says):
+            people.write(tmp_path / to, 10)
+    for frame in ("spark", 7):
+        with pytest.raises(dpsynth.SchemaError, match="frame must be"):
+            people.sample(10, frame=frame)
+
+
+def test_who_may_not_write_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there.csv").touch()
+    require_file(tmp_path / "there.csv")
+    require_file(tmp_path / "new.csv")
+    assert why_not(tmp_path / "new" / "folder") is None
+    monkeypatch.setattr("dpsynth.outputs.os.access", lambda *_: False)  # a test that root runs may write anywhere
+    for name, says in (("there.csv", "it is there"), ("new.csv", "the folder .* may not be written to")):
+        with pytest.raises(dpsynth.SchemaError, match=f"{name} cannot be written: {says}"):
+            require_file(tmp_path / name)
+    assert "may not be written to" in str(why_not(tmp_path / "new" / "folder"))
 
 
 def test_frames_on_request(people: dpsynth.Synthesizer) -> None:
