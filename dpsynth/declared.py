@@ -9,6 +9,9 @@ from dpsynth.privacy.pii import header_entity
 from dpsynth.schema import Column, Kind, Schema
 from dpsynth.sources import SourceColumn
 
+# Why no vote is asked of a column whose kind the schema says, as a fit and a scan put it.
+BY_SCHEMA = "declared in the schema"
+
 _SAID = {
     "number": "numbers",
     "integer": "whole numbers",
@@ -36,10 +39,19 @@ def check_kind(source: SourceColumn, column: Column) -> None:
         )
 
 
+def is_declared(source: SourceColumn, schema: Schema | None) -> bool:
+    """Whether the schema says what a column is: its kind, or that it identifies."""
+    column = _column(source, schema)
+    return column.kind is not None or column.role == "identifier"
+
+
+def _column(source: SourceColumn, schema: Schema | None) -> Column:
+    return schema[source.name] if schema is not None and source.name in schema else Column(source.name)
+
+
 def needs_votes(source: SourceColumn, schema: Schema | None) -> bool:
     """Whether the PII detector votes on a column: strings of no declared kind, and numbers whose column's name speaks of an identifier."""
-    column = schema[source.name] if schema is not None and source.name in schema else Column(source.name)
-    if column.kind is not None or column.role == "identifier":
+    if is_declared(source, schema):
         return False
     return source.type == "string" or (source.type in ("number", "integer") and header_entity(source.name) is not None)
 
@@ -48,17 +60,14 @@ def may_be_numbered(source: SourceColumn, schema: Schema | None) -> bool:
     """Whether a column of numbers is voted on where they turn out to be long: nothing is declared of it, and its name says nothing."""
     if source.type not in ("number", "integer") or header_entity(source.name) is not None:
         return False
-    if schema is None:
-        return True
-    column = schema[source.name] if source.name in schema else Column(source.name)
-    reckoned_with = any(source.name in c.columns for c in schema.constraints)
-    return column.kind is None and column.role != "identifier" and not reckoned_with
+    reckoned_with = any(source.name in c.columns for c in (schema.constraints if schema is not None else ()))
+    return not is_declared(source, schema) and not reckoned_with
 
 
 def declared(source: SourceColumn, schema: Schema | None) -> Column:
     """The schema's column, or one that holds what the source's type says."""
-    column = schema[source.name] if schema is not None and source.name in schema else Column(source.name)
-    if column.kind is not None or column.role == "identifier":
+    column = _column(source, schema)
+    if is_declared(source, schema):
         return column
     kind = _KINDS[source.type][0] if source.type in _KINDS else None
     return replace(column, kind=kind, integer=True if source.type == "integer" else None)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpsynth.console import Progress, make_progress
-from dpsynth.declared import may_be_numbered, needs_votes
+from dpsynth.declared import BY_SCHEMA, is_declared, may_be_numbered, needs_votes
 from dpsynth.encode.questions import Classifier, IdentifierIn, RangeOf
 from dpsynth.privacy.errors import PIIError
 from dpsynth.privacy.source import Cells, IntArray, Numbers, Strings
@@ -65,11 +65,11 @@ class _Watched:
 def _finding(source: SourceColumn, cells: Cells, schema: Schema | None, detector: Classifier) -> ColumnFinding:
     from dpsynth.privacy.pii import LOOKED_AT, NUMBERS_LOOKED_AT, ColumnFinding, Decision, NumberForms
 
-    column = schema[source.name] if schema is not None and source.name in schema else None
-    if column is not None and (column.kind is not None or column.role == "identifier"):
+    if schema is not None and is_declared(source, schema):
+        column = schema[source.name]
         dropped = column.role == "identifier" or column.kind == "id"
         action = "drop" if dropped else "scrub" if column.kind == "text" else "keep"
-        what = {"kind": column.kind or source.type, "entity": column.entity, "reason": "declared in the schema"}
+        what = {"kind": column.kind or source.type, "entity": column.entity, "reason": BY_SCHEMA}
         return ColumnFinding(column=source.name, action=action, declared=True, **what)  # type: ignore[arg-type]
     if needs_votes(source, schema):
         decision = _voted(source.name, cells, detector, LOOKED_AT)

@@ -31,7 +31,7 @@ from dpsynth.conclusions import (
     without_identifiers,
 )
 from dpsynth.constraints import Constraint, Determines, in_order
-from dpsynth.declared import declared, may_be_numbered, needs_votes
+from dpsynth.declared import BY_SCHEMA, declared, is_declared, may_be_numbered, needs_votes
 from dpsynth.encode.cells import FineCells, LabelCells, LineCells
 from dpsynth.encode.codec import Codec
 from dpsynth.encode.from_counts import codec_from
@@ -162,6 +162,7 @@ def learn(
     """Fill in what the schema leaves open. detector: needed where a string column's kind is not declared.  written: whether a language
     model will write texts, which takes scrubbed ones and a part of the budget."""
     learner = _Learner(table, split, detector, key, progress, schema.constraints if schema is not None else (), written)
+    learner.reasons = {s.name: BY_SCHEMA for s in sources if is_declared(s, schema)}
     voted_on = [s.name for s in sources if s.name != table.unit and needs_votes(s, schema)]
     numbers = [s.name for s in sources if s.name != table.unit and may_be_numbered(s, schema)]
     return learner.run([declared(source, schema) for source in sources], voted_on, numbers)

@@ -71,6 +71,26 @@ def test_what_the_user_declares_decides(tmp_path: Path) -> None:
     assert found["ssn"] == ("drop", False) and found["phones"] == ("keep", False)
 
 
+def test_a_scan_and_a_fit_say_the_same_of_what_is_declared() -> None:
+    table = people()[["country", "phone"]]
+    table["note"] = [f"case {i % 3}: nothing new" for i in range(N)]
+    table["age"] = np.arange(N) % 90
+    schema = Schema(
+        [
+            Column("country", "categorical", categories=["France", "Germany"]),
+            Column("phone", "id"),
+            Column("note", "text"),
+        ]
+    )
+    synth = dpsynth.fit(table, epsilon=8.0, schema=schema, patterns_only=True, progress=False)
+    found = {f.column: f.reason for f in dpsynth.scan(table, schema, patterns_only=True).findings}
+    facts = {name: fact.reason for name, fact in synth.facts.items()}
+    for name in ("country", "note"):  # strings, of whose type nothing can be said
+        assert facts[name] == found[name] == "declared in the schema"
+    assert facts["phone"] == "declared an id; regenerated"
+    assert facts["age"] == "no identifiers: its type is not a string"
+
+
 @pytest.mark.slow
 def test_a_scan_and_a_fit_say_the_same_of_labels_and_of_texts_and_labels_that_are_names_are_made_up(
     tmp_path: Path,
