@@ -94,7 +94,8 @@ class Column:
     @property
     def declared(self) -> tuple[str, ...]:
         """Names of the facts that stand here, for the certificate's list of what was taken as public."""
-        return tuple(f.name for f in fields(self) if f.name != "name" and getattr(self, f.name) not in (None, False))
+        # Also of those that say no or none: by nullable=False and decimals=0 something is known.
+        return tuple(f.name for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default)
 
     def to_json(self) -> dict[str, Any]:
         out: dict[str, Any] = {"name": self.name}

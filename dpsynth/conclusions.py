@@ -115,15 +115,16 @@ def as_numbers(values: Sequence[object], scale: Scale) -> list[float]:
     return [float(v) for v in read if not math.isnan(v)]
 
 
-def filled_in(column: Column, codec: Codec, step: float | None) -> Column:
-    """The column with every fact filled in from its codec."""
+def filled_in(column: Column, codec: Codec, step: float | None, *, written: bool) -> Column:
+    """The column with every fact filled in from its codec. written: whether texts that are not frequent are written, not left empty."""
     cells = codec.cells
     nullable = bool(codec.shares[cells.missing] > 0)
     if isinstance(cells, LabelCells):
         if column.kind == "boolean":
             return replace(column, nullable=nullable)
         if column.kind == "text":
-            return replace(column, nullable=True)
+            nullable |= not written and bool(codec.shares[cells.other] > 0)  # whatever is declared of the rows
+            return replace(column, nullable=nullable or column.nullable is not False)
         return replace(column, nullable=nullable, categories=column.categories or cells.labels or None)
     held = np.flatnonzero(codec.shares[:-1] > 0)
     bounds: Any = column.bounds

@@ -566,7 +566,7 @@ class _Learner:
             codec = by_name.get(column.name)
             facts.append(
                 ColumnFacts(
-                    column=filled_in(column, codec, self._step_of(column)) if codec else column,
+                    column=filled_in(column, codec, self._step_of(column), written=self.written) if codec else column,
                     treatment=self.treatments.get(column.name, "modelled"),
                     reason=self.reasons.get(column.name, "no identifiers: its type is not a string"),
                     codec=codec,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dpsynth.conclusions import kind_of, together
+from dpsynth.conclusions import filled_in, kind_of, together
+from dpsynth.encode.cells import LabelCells
+from dpsynth.encode.codec import Codec
 from dpsynth.privacy.table import Measurement, Vocabulary
+from dpsynth.schema import Column
 
 
 def found(sigma: float, **counts: float) -> Vocabulary:
@@ -44,3 +47,21 @@ def test_the_looks_noise_is_what_it_is_said_to_be() -> None:
 )
 def test_the_kind_of_strings_is_what_stands_out_of_the_noise(votes: tuple[float, ...], kind: str | None) -> None:
     assert kind_of(Measurement(values=np.array(votes, float), sigma=1.0)) == kind
+
+
+@pytest.mark.parametrize(
+    ("declared", "recurring", "written", "released"),
+    [
+        (False, 0.2, True, False),
+        (False, 1.0, False, False),
+        (False, 0.2, False, True),  # all but the frequent texts are left empty
+        (True, 1.0, True, True),
+        (None, 1.0, True, True),
+    ],
+)
+def test_texts_that_are_declared_to_be_there_are_released_as_such_where_none_is_left_empty(
+    declared: bool | None, recurring: float, written: bool, released: bool
+) -> None:
+    codec = Codec(LabelCells("note", ("as before",)), np.array([recurring, 1 - recurring, 0.0]), np.array([0, 1, 1]))
+    column = Column("note", "text", nullable=declared)
+    assert filled_in(column, codec, None, written=written).nullable is released

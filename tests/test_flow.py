@@ -184,9 +184,25 @@ def test_a_declared_schema_saves_budget_and_is_listed_as_public() -> None:
     table = mixed_table(1000)[["age", "city"]]
     synth = dpsynth.fit(table, epsilon=1.0, schema=schema, progress=False)
     assert set(synth.privacy.spent_by_stage()) == {"one-way", "selection", "pairs", "gate"}
-    assert any(p.startswith("age: kind, bounds, integer") for p in synth.privacy.public)
+    assert "age: kind, bounds, integer, nullable (declared)" in synth.privacy.public
     assert synth.schema["age"].bounds == (18, 90) and synth.schema["city"].categories == ("Lima", "Oslo", "Rome")
     assert not synth.sample(2000)["age"].isna().any()
+
+
+@pytest.mark.parametrize(
+    ("column", "named"),
+    [
+        (Column("x"), ()),
+        (Column("x", nullable=False), ("nullable",)),
+        (Column("x", nullable=True), ("nullable",)),
+        (Column("x", "numeric", decimals=0), ("kind", "decimals")),
+        (Column("x", "numeric", integer=False), ("kind", "integer")),
+        (Column("x", "text", sensitive=False), ("kind",)),
+        (Column("x", role="target", sensitive=True), ("role", "sensitive")),
+    ],
+)
+def test_every_declared_fact_is_named_and_no_other(column: Column, named: tuple[str, ...]) -> None:
+    assert column.declared == named
 
 
 def test_declared_identifiers_ids_and_types_are_kept_from_the_model() -> None:

@@ -216,6 +216,18 @@ def test_a_frame_of_texts_alone(tiny: str) -> None:
     )
 
 
+def test_texts_that_are_declared_to_be_there_are_there_and_released_as_such(tiny: str, tmp_path: Path) -> None:
+    subject, note = SCHEMA["subject"], dpsynth.Column("note", "text", nullable=False)
+    synth = dpsynth.fit(
+        corpus().dropna(), epsilon=8.0, schema=dpsynth.Schema([subject, note]), model=Language(base=tiny, overdraw=1.5),
+        patterns_only=True, progress=False,
+    )  # fmt: skip
+    assert "note: kind, nullable (declared)" in synth.privacy.public
+    done = dpsynth.release(synth, tmp_path / "out", 60, accept_inconclusive=True)
+    assert dpsynth.Schema.load(done.path / "schema.json")["note"].nullable is False
+    assert pd.read_parquet(done.path / "data.parquet")["note"].notna().all()
+
+
 ODD = {
     "all missing": [None] * 300,
     "blank": [" "] * 150 + ["", "\t"] * 75,
