@@ -213,7 +213,7 @@ def compose(
         raise MemoryError
     spectrum: npt.NDArray[np.complex128] = np.ones(size // 2 + 1, np.complex128)
     for part, count in parts:
-        tilted = part.mass * np.exp(theta * part.losses - part.log_moments(np.array([theta]))[0])
+        tilted = _tilted(part, theta)
         places = (part.first + np.arange(len(tilted))) % size
         spectrum *= rfft(np.bincount(places, weights=tilted, minlength=size)) ** count
     # Rounding of the transforms and of the powers, as a bound on each cell: the mean error of the spectrum.
@@ -225,6 +225,13 @@ def compose(
     survives = math.fsum(count * math.log1p(-part.infinite) for part, count in parts)
     beyond = _TAIL * math.exp(min(log_moment - theta * high, 0.0))
     return LossDistribution(width, first, mass, -math.expm1(survives) + beyond)
+
+
+def _tilted(part: LossDistribution, theta: float) -> FloatArray:
+    """Mass times e^(theta * loss), as shares of their sum. In two factors: e to a large loss alone may be past any number."""
+    exponents = np.where(part.mass > 0, theta * part.losses - part.log_moments(np.array([theta]))[0], 0.0)
+    tilted: FloatArray = part.mass * np.exp(np.minimum(exponents, 700.0)) * np.exp(np.maximum(exponents - 700.0, 0.0))
+    return tilted
 
 
 def _log_moments(parts: Sequence[tuple[LossDistribution, int]], tilts: FloatArray) -> FloatArray:

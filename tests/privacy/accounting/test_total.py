@@ -203,6 +203,13 @@ def test_renyi_totals_are_never_below_loss_distributions(
     assert rdp >= profile_of(events).epsilon(DELTA) * (1 - 1e-4)
 
 
+@pytest.mark.parametrize("steps", [500, 613, 766, 3000])
+def test_an_epsilon_of_hundreds_is_reckoned_without_an_overflow(steps: int) -> None:
+    events: list[Event] = [SubsampledGaussian(**FOR, sampling_rate=0.5, noise_multiplier=0.6, steps=steps)]
+    rdp = renyi_epsilon(cost_of(events).renyi, DELTA)
+    assert 300 < profile_of(events).epsilon(DELTA) * (1 - 1e-4) <= rdp
+
+
 @given(st.lists(LEAVES, min_size=1, max_size=3), st.lists(LEAVES, min_size=1, max_size=3))
 @settings(max_examples=15, deadline=None)
 def test_disjoint_branches_cost_the_largest_of_them(first: list[Event], second: list[Event]) -> None:
