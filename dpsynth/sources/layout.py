@@ -116,12 +116,15 @@ def _cast(column: pd.Series[Any], dtype: Any) -> pd.Series[Any]:
 
 
 def _categorical(column: pd.Series[Any], dtype: pd.CategoricalDtype) -> pd.Series[Any]:
-    """Back to a pandas categorical: labels that stand for the dtype's own values become those values again. Values that it has not, stay."""
+    """Back to a pandas categorical: labels that stand for the dtype's own values become those values again. Strings that it has not, stay."""
     # By what it reads as, or, where numbers or dates were learned, by itself.
     own = {value: value for value in dtype.categories} | {str(value): value for value in dtype.categories}
     seen = set(column.dropna())
     kept = [value for value in dtype.categories if value in seen or str(value) in seen]
     values = column.map(lambda label: own.get(label, label), na_action="ignore")
-    if not set(values.dropna()) <= set(dtype.categories):  # texts that were written, or fakes: new ones
+    new = set(values.dropna()) - set(dtype.categories)
+    if (
+        new and column.dtype == object
+    ):  # texts that were written, or fakes; a number between the dtype's own goes missing
         return column.astype(object)
     return pd.Series(pd.Categorical(values, categories=kept, ordered=bool(dtype.ordered)), index=column.index)
