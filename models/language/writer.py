@@ -31,9 +31,9 @@ _TOKENS_PER_WORD, _SPARE_TOKENS = 1.8, 8
 _LEAF = "subject"
 # Weight of fluency beside the bought means, unless another is asked for.
 FLUENCY = 1.0
-# Times at most that texts are written in place of those that did not pass the public rules.
+# Times at most that texts are written in place of those that did not pass the public rules, once some did.
 _ROUNDS = 3
-# Below so many texts, all of which judges refused, it may be chance.
+# Below so many texts, none of which passed the public rules or all of which judges refused, it may be chance.
 _MOST_TRIED = 256
 # Characters that a group's name, and what groups are called, have in a prompt, at most.
 _NAMED, _CALLED = 200, 60
@@ -290,10 +290,12 @@ class TextWriter:
         texts: list[str] = []
         made_for: list[int] = []
         tried = 0
-        for _ in range(_ROUNDS):
-            lacking = round(times * len(wanted)) - len(texts)
-            if lacking <= 0:
+        rounds = 0
+        while (lacking := round(times * len(wanted)) - len(texts)) > 0:
+            if rounds >= _ROUNDS if texts else tried >= _MOST_TRIED:
                 break
+            rounds += 1
+            lacking = lacking if texts else max(lacking, tried)
             groups = np.tile(rng.permutation(wanted), -(-lacking // len(wanted)))[:lacking]
             tried += lacking
             progress.stage(f"writing texts of {self.column}", lacking)
