@@ -79,9 +79,8 @@ def _identifiers(table: pd.DataFrame) -> OutputCheck:
     found = find_leaks(map(str, table.columns))
     for name in table.columns:
         if table[name].dtype == object or str(table[name].dtype) in ("category", "string", "str"):
-            values = dict.fromkeys(
-                map(str, table[name].dropna())
-            )  # pandas takes values for one that differ after a zero
+            # Not by pandas, which takes values for one that differ after a zero.
+            values = dict.fromkeys(map(str, table[name].dropna()))
             for entity, count in find_leaks(values).items():
                 found[entity] = found.get(entity, 0) + count
     kinds = ", ".join(f"{count} {entity}" for entity, count in sorted(found.items())) or "none"

@@ -191,8 +191,8 @@ class Detector:
         found = {i for i, text in enumerate(texts) if foreign(text)}
         if len(found) > tolerated:
             raise PIIError(
-                f"{where} holds text in a language that the detector does not read; it reads {', '.join(second.LANGUAGES)}. Declare what the column is in the schema (kind='categorical' if it names "
-                "nobody, role='identifier' to leave it out), or ask for pattern detection alone (--patterns-only)"
+                f"{where} holds text in a language that the detector does not read; it reads {', '.join(second.LANGUAGES)}. "
+                "Declare what the column is in the schema (kind='categorical' if it names nobody, role='identifier' to leave it out), or ask for pattern detection alone (--patterns-only)"
             )
         return found
 

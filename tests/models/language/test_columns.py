@@ -200,18 +200,23 @@ def test_a_long_name_leaves_a_text_its_room() -> None:
     assert len(asked) == 20 and max(map(len, asked)) < 300
 
 
-def test_the_mark_of_a_text_to_write_is_no_text_that_a_table_can_hold(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"note": [TO_WRITE, "\x00to write"] * 150})
-    schema = dpsynth.Schema([dpsynth.Column("note", "text")])
-    synth = dpsynth.fit(
+def unwritten(frame: pd.DataFrame, schema: dpsynth.Schema, epsilon: float, folder: Path) -> dpsynth.Synthesizer:
+    """A fit that leaves texts empty."""
+    return dpsynth.fit(
         frame,
-        epsilon=8.0,
+        epsilon=epsilon,
         schema=schema,
         model="marginals",
         patterns_only=True,
-        ledger=tmp_path / "l.db",
+        ledger=folder / "l.db",
         progress=False,
     )
+
+
+def test_the_mark_of_a_text_to_write_is_no_text_that_a_table_can_hold(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"note": [TO_WRITE, "\x00to write"] * 150})
+    schema = dpsynth.Schema([dpsynth.Column("note", "text")])
+    synth = unwritten(frame, schema, 8.0, tmp_path)
     found = synth.sample(100, seed=0)["note"]
     assert set(found.dropna()) == {"\x00to write", TO_WRITE.replace("\ud800", "\ufffd")} and found.notna().mean() > 0.9
 
@@ -223,15 +228,7 @@ def test_a_text_column_of_which_nothing_is_known_is_warned_of(notes: list[str | 
         [dpsynth.Column("note", "text"), dpsynth.Column("stars", "numeric", bounds=(0, 5), integer=True)]
     )
     with pytest.warns(UserWarning, match="nothing could be learned of 'note'"):
-        synth = dpsynth.fit(
-            frame,
-            epsilon=0.5,
-            schema=schema,
-            model="marginals",
-            patterns_only=True,
-            ledger=tmp_path / "l.db",
-            progress=False,
-        )
+        synth = unwritten(frame, schema, 0.5, tmp_path)
     assert synth.sample(20, seed=0)["note"].isna().all()
 
 
